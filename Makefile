@@ -1,0 +1,41 @@
+# Everything sets itself up: `make demo` and `make test` need only Python 3.10+, a C/C++ compiler and a package registry.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+
+.PHONY: demo test check format lint types layers bench clean
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP) ## the whole line on the built-in sample: machine, advice, quantize, verify, chat
+	$(BIN)/quantdeck demo --headless
+
+test: $(STAMP) ## all tests
+	$(BIN)/python -m pytest -n auto --dist loadgroup
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+layers: $(STAMP)
+	$(BIN)/lint-imports
+
+check: lint types layers test ## what CI runs
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## kernel times against libggml, as ratios
+	$(BIN)/python -m tests.benchmarks.kernels
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Screens and the command line: they show and ask, and leave the doing to `workbench`."""

@@ -1,0 +1,1 @@
+"""Which quantization fits this machine and this person, and why."""

@@ -1,0 +1,1 @@
+"""Quantization jobs: spec, journal, workers, supervisor, store."""

@@ -1,0 +1,1 @@
+"""The only place that touches llama.cpp, always in a child process."""

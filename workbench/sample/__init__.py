@@ -1,0 +1,1 @@
+"""The built-in sample model and its texts."""
