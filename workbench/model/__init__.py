@@ -1,5 +1,18 @@
-"""Reading models: one lazy list of tensors with names, shapes, types and row access."""
+"""Reading models: one lazy list of tensors with names, shapes, types and row access; writing GGUF headers."""
 
+from .gguf_writer import Header, array, value, write_header
 from .model import Model, Source, Tensor, Value
+from .reading import open_source, read_model
 
-__all__ = ["Model", "Source", "Tensor", "Value"]
+__all__ = [
+    "Header",
+    "Model",
+    "Source",
+    "Tensor",
+    "Value",
+    "array",
+    "open_source",
+    "read_model",
+    "value",
+    "write_header",
+]

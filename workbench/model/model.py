@@ -22,12 +22,15 @@ class Tensor:
 
     `shape` is in ggml's order: shape[0] is the row length, the last numbers count experts and the like.
     `type` is a name in `kernels.TYPES`, or another ggml type (I32 ...) that is only ever copied.
+    `file` is an index into `Model.files`, `offset` the absolute position of the first row in that file.
     """
 
     name: str
     shape: tuple[int, ...]
     type: str
     n_bytes: int
+    file: int = field(default=0, compare=False, repr=False)
+    offset: int = field(default=0, compare=False, repr=False)
 
     @property
     def row_length(self) -> int:

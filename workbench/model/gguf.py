@@ -1,0 +1,398 @@
+"""Reading GGUF files: a small strict parser, and rows of their tensors.
+
+A file is hostile until proven otherwise: every count, length, offset and product is held against the size of the file
+before anything is allocated for it. Only the header is read, in growing pieces.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import stat
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ...kernels import TYPES, KernelError, dequantize
+from ..errors import ModelNotFound, QuantdeckError, ValidationFailed
+from ..text import printable
+from .gguf_format import (
+    ARRAY,
+    DEFAULT_ALIGNMENT,
+    MAGIC,
+    MAX_DIMENSIONS,
+    MAX_NAME_BYTES,
+    SCALARS,
+    STORED,
+    STRING,
+    TYPE_NAMES,
+    VERSION,
+    padded,
+)
+from .model import Floats, Model, Tensor, Value
+
+MAX_HEADER = 256 << 20
+"""Bytes of the largest header that is read; a vocabulary of 256,000 words with its merges takes about 20 MB."""
+
+_PIECE = 1 << 20
+_SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """What one GGUF file holds, without its weights; `Tensor.offset` is absolute."""
+
+    path: Path
+    metadata: Mapping[str, Value]
+    tensors: tuple[Tensor, ...]
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """Read the header of one GGUF file, whatever it is for: model, shard of a model, importance matrix.
+
+    Raises:
+        ModelNotFound: nothing there, not a regular file, or not readable.
+        ValidationFailed: the file is not a GGUF, is damaged, or says things about itself that cannot be.
+    """
+    descriptor = open_file(path)
+    try:
+        return _Parser(path, descriptor).parse()
+    except OSError as error:
+        raise ModelNotFound(f"{_name(path)} cannot be read: {error.strerror}.") from error
+    finally:
+        os.close(descriptor)
+
+
+def read_gguf_model(path: Path) -> Model:
+    """Read a model from a GGUF file; for any one shard of a split model, from all of its shards.
+
+    Raises:
+        ModelNotFound: as `read_gguf`, and for a shard that is missing.
+        ValidationFailed: as `read_gguf`, and for shards that do not belong together or a file that is not a model.
+    """
+    file = read_gguf(path)
+    files = _all_shards(file)
+    first = files[0]
+    if "general.architecture" not in first.metadata:
+        raise ValidationFailed(f"{_name(path)} is a GGUF file, but not a model: it does not name its architecture.")
+    architecture = first.metadata["general.architecture"].python
+    if not isinstance(architecture, str):
+        raise ValidationFailed(f"{_name(path)} does not name its architecture in words.")
+    tensors = tuple(replace(t, file=i) for i, shard in enumerate(files) for t in shard.tensors)
+    if len({t.name for t in tensors}) != len(tensors):
+        raise ValidationFailed(f"{_name(path)} is damaged: two of its shards hold a tensor of the same name.")
+    return Model(first.path, "gguf", architecture, first.metadata, tensors, tuple(shard.path for shard in files))
+
+
+def _all_shards(file: GgufFile) -> list[GgufFile]:
+    count = _integer(file, "split.count")
+    if count <= 1:
+        return [file]
+    match = _SHARD_NAME.fullmatch(file.path.name)
+    if not match or int(match["count"]) != count:
+        raise ValidationFailed(
+            f"{_name(file.path)} is one of {count} shards, but is not named like one (NAME-00001-of-{count:05}.gguf)."
+        )
+    shards = []
+    for number in range(1, count + 1):
+        path = file.path.with_name(f"{match['stem']}-{number:05}-of-{count:05}.gguf")
+        if not path.exists():
+            raise ModelNotFound(f"Shard {number} of {count} is missing: {_name(path)} must lie beside the others.")
+        shard = file if path == file.path else read_gguf(path)
+        if (_integer(shard, "split.count"), _integer(shard, "split.no")) != (count, number - 1):
+            raise ValidationFailed(f"{_name(path)} does not hold shard {number} of {count}, as its name says.")
+        shards.append(shard)
+    found, expected = sum(len(shard.tensors) for shard in shards), _integer(shards[0], "split.tensors.count")
+    if found != expected:
+        raise ValidationFailed(f"{_name(file.path)} and its other shards hold {found} tensors instead of {expected}.")
+    return shards
+
+
+def _integer(file: GgufFile, key: str) -> int:
+    value = file.metadata.get(key)
+    number = 0 if value is None or value.kind == ARRAY else value.python
+    if not isinstance(number, int):
+        raise ValidationFailed(f"{_name(file.path)} is damaged: {key} is not a number.")
+    return number
+
+
+def open_file(path: Path) -> int:
+    """A descriptor of a regular file, opened for reading; ModelNotFound for anything else."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ModelNotFound(_about_folder(path))
+        if not stat.S_ISREG(mode):
+            raise ModelNotFound(f"{_name(path)} is not a file but a pipe, device or socket.")
+        # Without O_NONBLOCK, a pipe that takes the file's place just now would block for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise ModelNotFound(f"There is no file {_name(path)}.") from None
+    except PermissionError:
+        raise ModelNotFound(f"{_name(path)} cannot be read: you have no permission.") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ModelNotFound(f"{_name(path)} cannot be opened: {reason}.") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ModelNotFound(f"{_name(path)} is not a file.")
+    return descriptor
+
+
+def _about_folder(path: Path) -> str:
+    inside = sorted(p.name for p in path.glob("*.gguf"))[:5]
+    hint = f"name a file in it, such as {', '.join(map(printable, inside))}" if inside else "it holds no .gguf file"
+    return f"{_name(path)} is a folder; {hint}."
+
+
+def _name(path: Path) -> str:
+    return printable(str(path))
+
+
+class _Parser:
+    """One pass over the header of one file."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self.descriptor = descriptor
+        self.size = os.fstat(descriptor).st_size
+        self.buffer = bytearray()
+        self.position = 0
+        self.doing = "its first bytes"
+
+    def parse(self) -> GgufFile:
+        n_tensors, n_values = self._preamble()
+        metadata = self._metadata(n_values)
+        alignment = self._alignment(metadata)
+        tensors = self._tensors(n_tensors)
+        return GgufFile(self.path, metadata, self._placed(tensors, alignment))
+
+    def _preamble(self) -> tuple[int, int]:
+        if self.size == 0:
+            raise ValidationFailed(f"{_name(self.path)} is empty.")
+        magic = self._bytes(4)
+        if magic != MAGIC:
+            raise ValidationFailed(f"{_name(self.path)} is not a GGUF file: it does not begin with the letters GGUF.")
+        version = self._number("<I")
+        if version & 0xFFFF == 0:
+            raise self._bad("it was written for big-endian machines, which is not supported")
+        if version not in (2, VERSION):
+            raise self._bad(f"it has version {version} of the format, and only 2 and {VERSION} are supported")
+        n_tensors, n_values = self._number("<Q"), self._number("<Q")
+        # A value takes at least 13 bytes (key of one byte, kind, one byte), a tensor 25 (empty name, no dimensions).
+        if n_values * 13 + n_tensors * 25 > self.size:
+            raise self._bad(f"it claims {n_values} metadata values and {n_tensors} tensors, more than it has room for")
+        return n_tensors, n_values
+
+    def _metadata(self, count: int) -> dict[str, Value]:
+        metadata: dict[str, Value] = {}
+        for number in range(count):
+            self.doing = f"metadata value {number + 1} of {count}"
+            key = self._string()
+            if not key or key in metadata:
+                raise self._bad(
+                    f"it holds the metadata key {printable(key)!r} twice" if key else "it holds an empty key"
+                )
+            self.doing = f"the metadata value {printable(key)}"
+            kind = self._number("<I")
+            start = self.position
+            self._skip_value(kind)
+            metadata[key] = Value(kind, bytes(memoryview(self.buffer)[start : self.position]))
+        return metadata
+
+    def _skip_value(self, kind: int) -> None:
+        if kind in SCALARS:
+            self._skip(struct.calcsize(SCALARS[kind]))
+        elif kind == STRING:
+            self._skip(self._number("<Q"))
+        elif kind == ARRAY:
+            element, count = self._number("<I"), self._number("<Q")
+            if element in SCALARS:
+                self._skip(count * struct.calcsize(SCALARS[element]))
+            elif element == STRING:
+                self._skip_strings(count)
+            else:
+                raise self._bad(f"{self.doing} is a list of things of unknown kind {element}")
+        else:
+            raise self._bad(f"{self.doing} has the unknown kind {kind}")
+
+    def _skip_strings(self, count: int) -> None:
+        if count * 8 > self.size - self.position:
+            raise self._truncated()
+        length = struct.Struct("<Q").unpack_from
+        position, end = self.position, len(self.buffer)
+        for _ in range(count):
+            if position + 8 > end:
+                self._need(position + 8)
+                end = len(self.buffer)
+            position += 8 + length(self.buffer, position)[0]
+        self._need(position)
+        self.position = position
+
+    def _alignment(self, metadata: Mapping[str, Value]) -> int:
+        value = metadata.get("general.alignment")
+        if value is None:
+            return DEFAULT_ALIGNMENT
+        alignment = value.python if value.kind == 4 else 0
+        if alignment <= 0 or alignment & (alignment - 1):
+            raise self._bad("its general.alignment is not a power of two")
+        return int(alignment)
+
+    def _tensors(self, count: int) -> list[Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for number in range(count):
+            self.doing = f"the description of tensor {number + 1} of {count}"
+            length = self._number("<Q")
+            if length > MAX_NAME_BYTES:
+                raise self._bad(f"the name of tensor {number + 1} has {length} bytes, and {MAX_NAME_BYTES} are allowed")
+            name = self._bytes(length).decode("utf-8", "surrogateescape")
+            if not name or "\0" in name or name in tensors:
+                what = "twice" if name in tensors else "which is no name"
+                raise self._bad(f"it holds a tensor {printable(name)!r}, {what}")
+            tensors[name] = self._tensor(name)
+        return list(tensors.values())
+
+    def _tensor(self, name: str) -> Tensor:
+        shown = f"tensor {printable(name)}"
+        n_dimensions = self._number("<I")
+        if not 1 <= n_dimensions <= MAX_DIMENSIONS:
+            raise self._bad(f"{shown} has {n_dimensions} dimensions, and 1 to {MAX_DIMENSIONS} are allowed")
+        shape = struct.unpack(f"<{n_dimensions}Q", self._bytes(8 * n_dimensions))
+        if not all(shape):
+            raise self._bad(f"{shown} has a dimension of length zero")
+        # ggml does not count last dimensions of one, nor writes them.
+        while len(shape) > 1 and shape[-1] == 1:
+            shape = shape[:-1]
+        number = self._number("<I")
+        if number not in TYPE_NAMES:
+            raise self._bad(f"{shown} has the unknown type {number}; a newer version may know it")
+        type_name = TYPE_NAMES[number]
+        stored = STORED[type_name]
+        if shape[0] % stored.block_size:
+            raise self._bad(
+                f"{shown} has rows of {shape[0]}, not a multiple of {stored.block_size} as {type_name} needs"
+            )
+        n_bytes = stored.n_bytes(shape[0], math.prod(shape[1:]))
+        if n_bytes > self.size:
+            raise self._bad(f"{shown} is larger than the whole file; the file is truncated or damaged")
+        return Tensor(name, shape, type_name, n_bytes, offset=self._number("<Q"))
+
+    def _placed(self, tensors: list[Tensor], alignment: int) -> tuple[Tensor, ...]:
+        """The tensors with absolute offsets. llama.cpp demands that they lie in order, without gaps but for padding."""
+        start = padded(self.position, alignment)
+        offset, placed = 0, []
+        for tensor in tensors:
+            shown = f"tensor {printable(tensor.name)}"
+            if tensor.offset != offset:
+                raise self._bad(f"{shown} begins at byte {tensor.offset} of the weights instead of {offset}")
+            if start + offset + tensor.n_bytes > self.size:
+                raise self._bad(f"{shown} reaches beyond the end of the file, which is truncated")
+            placed.append(replace(tensor, offset=start + offset))
+            offset += padded(tensor.n_bytes, alignment)
+        return tuple(placed)
+
+    def _need(self, end: int) -> None:
+        """Have the first `end` bytes of the file in the buffer."""
+        if end > self.size:
+            raise self._truncated()
+        if end > MAX_HEADER:
+            raise self._bad(f"its header is larger than {MAX_HEADER >> 20} MiB")
+        while len(self.buffer) < end:
+            want = min(max(end - len(self.buffer), _PIECE, len(self.buffer)), 16 * _PIECE)
+            piece = os.pread(self.descriptor, want, len(self.buffer))
+            if not piece:
+                raise self._truncated()
+            self.buffer += piece
+
+    def _skip(self, length: int) -> None:
+        self._need(self.position + length)
+        self.position += length
+
+    def _bytes(self, length: int) -> bytes:
+        start = self.position
+        self._skip(length)
+        return bytes(self.buffer[start : self.position])
+
+    def _number(self, layout: str) -> int:
+        start = self.position
+        self._skip(struct.calcsize(layout))
+        return int(struct.unpack_from(layout, self.buffer, start)[0])
+
+    def _string(self) -> str:
+        return self._bytes(self._number("<Q")).decode("utf-8", "surrogateescape")
+
+    def _truncated(self) -> QuantdeckError:
+        return ValidationFailed(f"{_name(self.path)} is truncated or damaged: it ends within {self.doing}.")
+
+    def _bad(self, what: str) -> QuantdeckError:
+        return ValidationFailed(f"{_name(self.path)} cannot be used: {what}.")
+
+
+class GgufSource:
+    """Open weights of a GGUF model. For one thread: rows pass through one scratch buffer."""
+
+    def __init__(self, model: Model) -> None:
+        """Open all files of `model`; ModelNotFound if one is not there any more."""
+        self._model = model
+        self._descriptors: list[int] = []
+        self._scratch = bytearray()
+        try:
+            for path in model.files:
+                self._descriptors.append(open_file(path))
+        except BaseException:
+            self.close()
+            raise
+
+    def rows(self, tensor: str, first: int, count: int) -> Floats:
+        """Rows first .. first+count as float32 (count, row_length), C order, for the caller to keep.
+
+        Raises:
+            ValidationFailed: the file is shorter than its header says, or the tensor's type holds no weights.
+        """
+        info = self._model.by_name[tensor]
+        if info.type not in TYPES:
+            raise ValidationFailed(f"Tensor {printable(tensor)} of type {info.type} cannot be read as weights.")
+        if info.type == "F32":
+            weights = np.empty((count, info.row_length), np.float32)
+            self._read(info, first, count, weights.reshape(-1).view(np.uint8).data)
+            return weights
+        row_bytes = TYPES[info.type].row_bytes(info.row_length)
+        if len(self._scratch) < count * row_bytes:
+            self._scratch = bytearray(count * row_bytes)
+        packed = memoryview(self._scratch)[: count * row_bytes]
+        self._read(info, first, count, packed)
+        try:
+            return dequantize(np.frombuffer(packed, np.uint8).reshape(count, row_bytes), info.type, info.row_length)
+        except KernelError as error:
+            raise ValidationFailed(f"Tensor {printable(tensor)} cannot be unpacked: {error}.") from error
+
+    def raw(self, tensor: str, first: int, count: int) -> bytes:
+        """The same rows as bytes in the tensor's own type; ValidationFailed as `rows`."""
+        info = self._model.by_name[tensor]
+        content = bytearray(STORED[info.type].n_bytes(info.row_length, count))
+        self._read(info, first, count, memoryview(content))
+        return bytes(content)
+
+    def close(self) -> None:
+        """Close the files."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    def _read(self, tensor: Tensor, first: int, count: int, target: memoryview) -> None:
+        if first < 0 or count < 0 or first + count > tensor.n_rows:
+            raise IndexError(f"rows {first}..{first + count} of {tensor.n_rows} in {tensor.name}")
+        path = self._model.files[tensor.file]
+        position = tensor.offset + STORED[tensor.type].n_bytes(tensor.row_length, first)
+        done = 0
+        while done < len(target):
+            try:
+                got = os.preadv(self._descriptors[tensor.file], [target[done:]], position + done)
+            except OSError as error:
+                raise ValidationFailed(f"{_name(path)} cannot be read: {error.strerror}.") from error
+            if got == 0:
+                raise ValidationFailed(f"{_name(path)} has become shorter since its header was read.")
+            done += got

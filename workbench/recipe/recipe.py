@@ -1,0 +1,103 @@
+"""What a quantization is asked to be, and what it becomes: the type of each tensor, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ...kernels import TYPES
+from ..model import Tensor, Value
+
+
+@dataclass(frozen=True)
+class ImatrixFacts:
+    """What the recipe must know of an importance matrix: where it came from, and which tensors it covers.
+
+    `file` and `dataset` are written into the output; only their last path component is kept. 0 chunks: not known.
+    """
+
+    file: str
+    names: frozenset[str]
+    dataset: str = ""
+    chunks: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody asks for. Types are names in `kernels.TYPES`, levels are names in `LEVELS`; any case will do.
+
+    `tensor_types` are (regular expression, type) pairs, searched in the tensor's name; the first that matches counts.
+    `pure` gives every tensor the level's default type, `leave_output` keeps output.weight as it is.
+    """
+
+    level: str
+    pure: bool = False
+    tensor_types: tuple[tuple[str, str], ...] = ()
+    output_type: str | None = None
+    embedding_type: str | None = None
+    leave_output: bool = False
+    allow_requantize: bool = False
+
+
+@dataclass(frozen=True)
+class TensorChoice:
+    """One tensor of the output: what it is in the source, the type it gets, the level's own type, and why they differ.
+
+    `reason` is empty where `type` is `asked`. `fallback` is true where the row length forced another type.
+    `use_imatrix` is true where the importance matrix, if there is one, covers the tensor and it is quantized.
+    """
+
+    tensor: Tensor
+    type: str
+    asked: str
+    reason: str = ""
+    fallback: bool = False
+    needs_imatrix: bool = False
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the tensor's data in the output, padding not counted."""
+        if self.copied:
+            return self.tensor.n_bytes
+        return self.tensor.n_rows * TYPES[self.type].row_bytes(self.tensor.row_length)
+
+    @property
+    def copied(self) -> bool:
+        """True if the source's bytes are taken as they are."""
+        return self.type == self.tensor.type
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The type of every tensor of the output, in the output's order, and the output's metadata.
+
+    `level` is the level's canonical name, `file_type` the number for `general.file_type`, `notes` are sentences
+    that the user should read before the start.
+    """
+
+    level: str
+    file_type: int
+    tensors: tuple[TensorChoice, ...]
+    metadata: Mapping[str, Value] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """Bytes of all tensors' data in the output, header and padding not counted."""
+        return sum(choice.n_bytes for choice in self.tensors)
+
+    @cached_property
+    def bits_per_weight(self) -> float:
+        """Average bits per weight over all tensors, as llama.cpp's log counts them."""
+        return 8 * self.n_bytes / max(1, sum(choice.tensor.n_weights for choice in self.tensors))
+
+    @property
+    def imatrix_needed_by(self) -> tuple[str, ...]:
+        """Names of the tensors that cannot be quantized without an importance matrix."""
+        return tuple(choice.tensor.name for choice in self.tensors if choice.needs_imatrix)
+
+    @property
+    def summary(self) -> str:
+        """One line: what was asked, what it becomes, and why if row lengths forced other types."""
+        raise NotImplementedError
