@@ -1,0 +1,178 @@
+"""What types with equal blocks share: the walk over the blocks, half-precision scales, packing of bits.
+
+Blocks stand as columns, (block_size, m), while they are quantized. A sum over axis 0 of a C-ordered array then adds
+the weights one after the other, as C's loop does, for m blocks at once; every operation runs over contiguous memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from .registry import Bytes, Floats
+
+Levels = npt.NDArray[np.uint8]
+
+CHUNK = 1 << 17
+"""Weights that are quantized at once: a float32 array of them takes 512 KB, and a few fit in the second-level cache."""
+
+GROUP_MAX_EPS = np.float32(1e-15)
+"""Blocks whose largest magnitude is below this count as zeros in the searches."""
+
+ROUNDABLE = np.float32(4194303)
+"""Magnitudes up to this are rounded by C as by `rint`."""
+
+
+class BlockCodec:
+    """Quantizes and dequantizes rows chunk by chunk; a subclass says what happens to the blocks of one chunk.
+
+    Scratch stays below 8 MB, whatever the number of rows.
+    """
+
+    block_size: int
+    block_bytes: int
+
+    def quantize(self, rows: Floats, imatrix: Floats | None) -> Bytes:
+        """Pack float32 (n, k) into uint8 (n, k / block_size * block_bytes)."""
+        n, k = rows.shape
+        packed = np.empty((n * k // self.block_size, self.block_bytes), np.uint8)
+        # C divides by denormal scales and casts what comes of it; so do we, without a warning.
+        with np.errstate(all="ignore"):
+            self._quantize_blocks(rows, imatrix, packed)
+        return packed.reshape(n, k // self.block_size * self.block_bytes)
+
+    def dequantize(self, packed: Bytes, k: int) -> Floats:
+        """Unpack uint8 (n, row_bytes) into float32 (n, k)."""
+        n = len(packed)
+        blocks = packed.reshape(n * k // self.block_size, self.block_bytes)
+        values = np.empty((len(blocks), self.block_size), np.float32)
+        with np.errstate(all="ignore"):
+            for part in self._chunks(len(blocks)):
+                self._unpack(blocks[part], values[part])
+        return values.reshape(n, k)
+
+    def _quantize_blocks(self, rows: Floats, imatrix: Floats | None, packed: Bytes) -> None:
+        """Quantize rows (n, k) into `packed` (blocks, block_bytes); overridden where the imatrix has an influence."""
+        blocks = rows.reshape(-1, self.block_size)
+        for part in self._chunks(len(blocks)):
+            self._pack(columns(blocks[part]), packed[part])
+
+    def _chunks(self, blocks: int) -> Iterator[slice]:
+        step = CHUNK // self.block_size
+        for start in range(0, blocks, step):
+            yield slice(start, min(start + step, blocks))
+
+    def _pack(self, x: Floats, packed: Bytes) -> None:
+        """Quantize the columns `x` (block_size, m) into `packed` (m, block_bytes), without an importance matrix."""
+        raise NotImplementedError
+
+    def _unpack(self, packed: Bytes, values: Floats) -> None:
+        """Write the weights of `packed` (m, block_bytes) to `values` (m, block_size)."""
+        raise NotImplementedError
+
+
+def columns(blocks: Floats) -> Floats:
+    """Blocks (m, block_size) as columns (block_size, m), C order, always a copy."""
+    x: Floats = blocks.T.copy()
+    return x
+
+
+def imatrix_columns(imatrix: Floats, block_size: int, part: slice) -> Floats:
+    """The importances (block_size, m) of the blocks `part` of rows that share `imatrix` (k,)."""
+    per_row = imatrix.reshape(-1, block_size)
+    return np.take(per_row.T, np.arange(part.start, part.stop) % len(per_row), axis=1)
+
+
+def halves(scales: Floats) -> Bytes:
+    """Scales (m,) rounded to binary16, as bytes (m, 2)."""
+    return scales.astype(np.float16).view(np.uint8).reshape(-1, 2)
+
+
+def from_halves(packed: Bytes) -> Floats:
+    """Bytes (m, 2) of binary16 numbers as a float32 column (m, 1)."""
+    return np.ascontiguousarray(packed).view(np.float16).astype(np.float32)
+
+
+def signed_maximum(x: Floats) -> Floats:
+    """The weight with the largest magnitude of each column (m,); of equal magnitudes the first, +0 for zeros."""
+    largest: Floats = np.maximum.reduce(x, axis=0)
+    smallest: Floats = np.minimum.reduce(x, axis=0)
+    maximum = np.where(largest > -smallest, largest, smallest)
+    (both_signs,) = np.nonzero(largest == -smallest)
+    if both_signs.size:
+        candidates = x[:, both_signs]
+        first = np.abs(candidates).argmax(axis=0)
+        maximum[both_signs] = candidates[first, np.arange(both_signs.size)]
+    # -0 + 0 is +0: a block of zeros has the positive one.
+    maximum += np.float32(0)
+    return maximum
+
+
+def first_minimum(x: Floats) -> Floats:
+    """The smallest weight of each column (m,); where that is zero, with the sign of the column's first zero."""
+    minimum: Floats = np.minimum.reduce(x, axis=0)
+    (zero,) = np.nonzero(minimum == 0)
+    if zero.size:
+        candidates = x[:, zero]
+        minimum[zero] = candidates[candidates.argmin(axis=0), np.arange(zero.size)]
+    return minimum
+
+
+def nearest_int(values: Floats) -> Floats:
+    """C's rounding: 1.5 * 2^23 is added and the mantissa read, which is `rint` for magnitudes up to ROUNDABLE.
+
+    Beyond them it wraps; infinity gives -2^22 and NaN 0, as in C.
+    """
+    bits: npt.NDArray[np.int32] = (values + np.float32(12582912)).view(np.int32)
+    bits &= np.int32(0x007FFFFF)
+    bits -= np.int32(0x00400000)
+    return bits.astype(np.float32)
+
+
+def reciprocal(scales: Floats) -> Floats:
+    """1 / scales, and 0 where the scale is zero."""
+    inverse: Floats = np.float32(1) / scales
+    inverse[scales == 0] = 0
+    return inverse
+
+
+def add_down(terms: Floats) -> Floats:
+    """Sums (m,) over axis 0 of C-ordered terms (n, m), from the first row to the last, in float32."""
+    # numpy would add a single column pairwise, as it adds a row.
+    one_column = terms.shape[1] == 1
+    total: Floats = np.add.accumulate(terms, axis=0)[-1] if one_column else np.add.reduce(terms, axis=0)
+    # C starts from +0, so that its sums are never -0.
+    total += np.float32(0)
+    return total
+
+
+def dot_down(first: Floats, *others: Floats) -> Floats:
+    """Sums (m,) over axis 0 of the product of two or three C-ordered arrays (n, m), as `add_down` adds them.
+
+    A product of three is (first * second) * third.
+    """
+    if EINSUM_IS_SEQUENTIAL and first.shape[1] > 1:
+        total: Floats = np.einsum("ij,ij->j" if len(others) == 1 else "ij,ij,ij->j", first, *others)
+        return total
+    product = first * others[0]
+    for other in others[1:]:
+        product *= other
+    return add_down(product)
+
+
+def _einsum_is_sequential() -> bool:
+    """Whether this numpy's einsum rounds every product and adds in order; with FMA or in other builds it need not."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 1, (2, 32, 67)).astype(np.float32)
+    twice, thrice = np.zeros(67, np.float32), np.zeros(67, np.float32)
+    for row_a, row_b in zip(a, b, strict=True):
+        twice += row_a * row_b
+        thrice += row_a * row_b * row_b
+    return np.array_equal(np.einsum("ij,ij->j", a, b), twice) and np.array_equal(
+        np.einsum("ij,ij,ij->j", a, b, b), thrice
+    )
+
+
+EINSUM_IS_SEQUENTIAL = _einsum_is_sequential()
