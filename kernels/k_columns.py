@@ -1,14 +1,12 @@
 """What the k-quants share: sub-blocks as columns, sums in C's order, and C's rounding.
 
 A chunk of B super-blocks of 256 weights becomes an array (s, n): the s weights of a sub-block down the rows, the
-n = B * 256 / s sub-blocks across the columns. Column j * B + b is sub-block j of super-block b, so that (n,) reshaped to
-(256 / s, B) has the super-blocks as columns in turn. Sums down axis 0 then run over whole rows, weight after weight in
-C's order, and numpy's result is C's, bit for bit.
+n = B * 256 / s sub-blocks across the columns. Column j * B + b is sub-block j of super-block b, so that (n,) reshaped
+to (256 / s, B) has the super-blocks as columns in turn. Sums down axis 0 then run over whole rows, weight after weight
+in C's order, and numpy's result is C's, bit for bit.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +14,7 @@ import numpy.typing as npt
 from .registry import Bytes, Floats
 
 Ints = npt.NDArray[np.int32]
+Mask = npt.NDArray[np.bool_]
 
 SUPER = 256
 """Weights of a super-block."""
@@ -26,20 +25,17 @@ ROUNDABLE = np.float32(4194303.0)
 _MAGIC = np.float32(12582912.0)
 
 
-def chunks(blocks: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size` over `blocks` super-blocks."""
-    return (slice(start, min(start + size, blocks)) for start in range(0, blocks, size))
-
-
 def to_columns(blocks: Floats, s: int) -> Floats:
     """Super-blocks (B, 256) as columns (s, 256 / s * B) of sub-blocks."""
     return np.ascontiguousarray(blocks.reshape(-1, SUPER // s, s).transpose(2, 1, 0)).reshape(s, -1)
 
 
-def tiled(imatrix: Floats, blocks: slice) -> Floats:
-    """The importances (B, 256) that stand beside the super-blocks `blocks` of rows laid end to end."""
-    across = imatrix.reshape(-1, SUPER)
-    return across[np.arange(blocks.start, blocks.stop) % len(across)]
+def super_dot(a: Floats, b: Floats) -> Floats:
+    """Sum (B,) over whole super-blocks of a * b, both columns (s, n), weight after weight in C's order."""
+    product = a * b
+    s = len(product)
+    in_order = product.reshape(s, SUPER // s, -1).transpose(1, 0, 2).reshape(SUPER, -1)
+    return np.asarray(np.add.reduce(in_order, axis=0))
 
 
 def dot(a: Floats, b: Floats) -> Floats:
@@ -57,8 +53,9 @@ def nearest(x: Floats) -> Ints:
 
     Outside +-4194303 C reads the same bits, so that NaN gives 0 and infinity -4194304; so does this.
     """
-    bits: Ints = (x + _MAGIC).view(np.int32)
-    return (bits & np.int32(0x007FFFFF)) - np.int32(0x00400000)
+    mantissa: Ints = (x + _MAGIC).view(np.int32) & np.int32(0x007FFFFF)
+    mantissa -= np.int32(0x00400000)
+    return mantissa
 
 
 def half(x: Floats) -> Floats:
@@ -66,9 +63,42 @@ def half(x: Floats) -> Floats:
     return x.astype(np.float16).astype(np.float32)
 
 
+def read_half(packed: Bytes, at: int) -> Floats:
+    """The float16 at byte `at` of each block (B, bytes), as float32 (B, 1)."""
+    return np.ascontiguousarray(packed[:, at : at + 2]).view("<f2").astype(np.float32)
+
+
 def half_bytes(x: Floats) -> Bytes:
     """Float32 (B,) as the little-endian bytes (B, 2) of float16."""
     return x.astype("<f2").view(np.uint8).reshape(-1, 2)
+
+
+def first_largest(x: Floats) -> Floats:
+    """The element of largest magnitude in each column, sign and all; the first one of equals."""
+    where = np.abs(x).argmax(axis=0)
+    return np.asarray(np.take_along_axis(x, where[None], axis=0)[0])
+
+
+def thirty_twos(columns: Bytes) -> Bytes:
+    """Columns (16, n) of sub-blocks as (8, 32, B): weight 32 g + l of each super-block at [g, l]."""
+    grouped: Bytes = columns.reshape(16, 8, 2, -1).transpose(1, 2, 0, 3).reshape(8, 32, -1)
+    return grouped
+
+
+def gather_quarters(columns: Bytes) -> Bytes:
+    """Two-bit values in columns (16, n) as bytes (B, 64): weight 128 h + 32 g + l in bits 2 g, 2 g + 1 of 32 h + l."""
+    q = thirty_twos(columns).reshape(2, 4, 32, -1)
+    packed: Bytes = (q[:, 0] | q[:, 1] << 2 | q[:, 2] << 4 | q[:, 3] << 6).reshape(64, -1).T
+    return packed
+
+
+def split_quarters(packed: Bytes) -> Bytes:
+    """The inverse of `gather_quarters`, in the order of the weights: bytes (B, 64) as values (B, 256)."""
+    values: Bytes = packed.reshape(-1, 2, 1, 32) >> _QUARTERS & np.uint8(3)
+    return values.reshape(-1, SUPER)
+
+
+_QUARTERS = np.array([[0], [2], [4], [6]], np.uint8)
 
 
 def _multiply_then_reduce(subscripts: str, *factors: Floats) -> Floats:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .k_columns import ROUNDABLE, dot, dot3, nearest
-from .registry import Floats
+from .k_columns import ROUNDABLE, dot, dot3, first_largest, nearest
+from .registry import Bytes, Floats
 
 EPSILON = np.float32(1e-15)
 """A block whose largest magnitude is below this counts as all zero."""
@@ -116,7 +116,7 @@ def symmetric(x: Floats, weights: Floats, nmax: int) -> tuple[Floats, Floats]:
     19 scales around max / -nmax are tried (the largest magnitude keeps its sign, the first one wins); each trial's
     levels fit the scale Sxl / Sll, and the largest Sxl^2 / Sll wins.
     """
-    peak = _peak(x)
+    peak = first_largest(x)
     flat = np.abs(peak) < EPSILON
     divisor = np.where(flat, np.float32(1), peak)
     weighted = weights * x
@@ -147,7 +147,76 @@ def _symmetric_levels(x: Floats, inverse: Floats, nmax: int) -> Floats:
     return np.clip(levels, np.float32(-nmax), np.float32(nmax - 1), out=levels)
 
 
-def _peak(x: Floats) -> Floats:
-    """The element of largest magnitude in each column, the first one of equals."""
-    where = np.abs(x).argmax(axis=0)
-    return np.asarray(np.take_along_axis(x, where[None], axis=0)[0])
+def positive(x: Floats, weights: Floats, nmax: int) -> tuple[Floats, Bytes]:
+    """Scale (n,) and codes uint8 (m, n), 0..nmax, of each column of x (m, n) >= 0 (`make_qp_quants`).
+
+    Nine scales around max / nmax compete by weighted squared error. The winner's codes are then refined one by one: a
+    code moves to round(x Sll / Sxl), the sums taken without it, if Sxl^2 / Sll grows; at most five rounds.
+    """
+    top = np.maximum(x.max(axis=0), np.float32(0))
+    flat = top < EPSILON
+    divisor = np.where(flat, np.float32(1), top)
+    inverse = np.float32(nmax) / divisor
+    # The first trial's codes alone are not clipped, and wrap like C's uint8.
+    codes = (nearest(x * inverse) & 255).astype(np.float32)
+    error = _positive_error(x, weights, codes, inverse)
+    for trial in (-4, -3, -2, -1, 1, 2, 3, 4):
+        trial_inverse = (np.float32(0.1) * np.float32(trial) + np.float32(nmax)) / divisor
+        codes = np.minimum(nearest(x * trial_inverse), nmax).astype(np.float32)
+        trial_error = _positive_error(x, weights, codes, trial_inverse)
+        inverse = np.where(trial_error < error, trial_inverse, inverse)
+        error = np.fmin(error, trial_error)
+    codes = np.minimum(nearest(x * inverse), nmax).astype(np.float32)
+    sum_xl, sum_l2 = dot3(weights, x, codes), dot3(weights, codes, codes)
+    codes = (codes.astype(np.int32) & 255).astype(np.float32)
+    _refine(x, weights, codes, sum_xl, sum_l2, nmax=nmax, signed=False)
+    scale = np.where((sum_l2 > 0) & ~flat, sum_xl / sum_l2, np.float32(0))
+    codes[:, flat] = 0
+    return scale, codes.astype(np.uint8)
+
+
+def _positive_error(x: Floats, weights: Floats, codes: Floats, inverse: Floats) -> Floats:
+    difference = x - np.float32(1) / inverse * codes
+    return dot3(weights, difference, difference)
+
+
+def signed_refined(x: Floats, nmax: int) -> tuple[Floats, Floats]:
+    """Scale (n,) and levels (s, n) in -nmax..nmax-1 of each column of x, weighted by x^2 (`make_q3_quants`).
+
+    One scale, max / -nmax, then the levels are refined one by one as in `positive`.
+    """
+    peak = first_largest(x)
+    flat = np.abs(peak) < EPSILON
+    weights = x * x
+    levels = _symmetric_levels(x, np.float32(-nmax) / np.where(flat, np.float32(1), peak), nmax)
+    sum_xl, sum_l2 = dot3(weights, x, levels), dot3(weights, levels, levels)
+    _refine(x, weights, levels, sum_xl, sum_l2, nmax=nmax, signed=True)
+    scale = np.where((sum_l2 > 0) & ~flat, sum_xl / sum_l2, np.float32(0))
+    levels[:, flat] = -nmax
+    return scale, levels
+
+
+def _refine(
+    x: Floats, weights: Floats, levels: Floats, sum_xl: Floats, sum_l2: Floats, *, nmax: int, signed: bool
+) -> None:
+    """Move levels one by one, in place with their sums, wherever that makes sum_xl^2 / sum_l2 grow."""
+    weighted = weights * x
+    for _ in range(5):
+        settled = True
+        for w, wx, value, level in zip(weights, weighted, x, levels, strict=True):
+            rest_xl = sum_xl - wx * level
+            rest_l2 = sum_l2 - w * level * level
+            moved = nearest(value * rest_l2 / rest_xl)
+            moved = np.clip(moved, -nmax, nmax - 1) if signed else np.minimum(moved, nmax)
+            trial = moved.astype(np.float32)
+            trial_xl = rest_xl + wx * trial
+            trial_l2 = rest_l2 + w * trial * trial
+            better = (rest_xl > 0) & ((trial_l2 if signed else rest_l2) > 0) & (trial != level)
+            better &= trial_xl * trial_xl * sum_l2 > sum_xl * sum_xl * trial_l2
+            if better.any():
+                settled = False
+                level[better] = trial[better] if signed else moved[better] & 255
+                sum_xl[better] = trial_xl[better]
+                sum_l2[better] = trial_l2[better]
+        if settled:
+            return

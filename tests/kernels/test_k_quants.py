@@ -13,10 +13,9 @@ from quantdeck.kernels import TYPES, dequantize, quantize
 from support import ggml, rows
 
 SAMPLE = Path(__file__).parents[2] / "workbench" / "sample" / "sample-f16.gguf"
-NAMES = ("Q4_K", "Q5_K", "Q6_K")
-WEIGHTED: tuple[str, ...] = ("Q6_K",)
+NAMES = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 LENGTHS = ((5, 256), (3, 768), (4, 4096))
-CASES = [(name, "none") for name in NAMES] + [(name, kind) for name in WEIGHTED for kind in ("positive", "zeros")]
+CASES = [(name, weights) for name in NAMES for weights in ("none", "positive", "zeros")]
 
 
 def importance(kind: str, k: int, seed: int = 0) -> np.ndarray | None:

@@ -1,0 +1,47 @@
+"""The frame of every k-quant: rows to chunks of super-blocks and back, so that scratch is bounded."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from .k_columns import SUPER
+from .registry import TYPES, Bytes, Floats
+
+_CHUNK = 256
+
+
+class SuperBlocks(ABC):
+    """A codec that packs one super-block of 256 weights like the other, `CHUNK` of them at once."""
+
+    name: str
+
+    def quantize(self, rows: Floats, imatrix: Floats | None) -> Bytes:
+        """Pack float32 (n, k) into uint8 (n, row_bytes)."""
+        blocks = rows.reshape(-1, SUPER)
+        across = None if imatrix is None else imatrix.reshape(-1, SUPER)
+        packed = np.empty((len(blocks), TYPES[self.name].block_bytes), np.uint8)
+        with np.errstate(all="ignore"):
+            for start in range(0, len(blocks), _CHUNK):
+                chunk = blocks[start : start + _CHUNK]
+                beside = None if across is None else across[(start + np.arange(len(chunk))) % len(across)]
+                self._pack(chunk, beside, packed[start : start + _CHUNK])
+        return packed.reshape(len(rows), -1)
+
+    def dequantize(self, packed: Bytes, k: int) -> Floats:
+        """Unpack uint8 (n, row_bytes) into float32 (n, k)."""
+        blocks = packed.reshape(-1, TYPES[self.name].block_bytes)
+        rows = np.empty((len(blocks), SUPER), np.float32)
+        with np.errstate(all="ignore"):
+            for start in range(0, len(blocks), 4 * _CHUNK):
+                self._unpack(blocks[start : start + 4 * _CHUNK], rows[start : start + 4 * _CHUNK])
+        return rows.reshape(len(packed), k)
+
+    @abstractmethod
+    def _pack(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
+        """Quantize super-blocks (B, 256), with the importances beside them or None, into `out` (B, bytes)."""
+
+    @abstractmethod
+    def _unpack(self, packed: Bytes, out: Floats) -> None:
+        """Decode super-blocks (B, bytes) into `out` (B, 256)."""
