@@ -35,7 +35,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP) ## kernel times against libggml, as ratios
-	$(BIN)/python -m tests.benchmarks.kernels
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.kernels
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
