@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from ...kernels import TYPES
-from ..model import Tensor, Value
+from ..model import Header, Tensor, Value, write_header
+from ..model.gguf_format import DEFAULT_ALIGNMENT
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Request:
 class TensorChoice:
     """One tensor of the output: what it is in the source, the type it gets, the level's own type, and why they differ.
 
-    `reason` is empty where `type` is `asked`. `fallback` is true where the row length forced another type.
-    `use_imatrix` is true where the importance matrix, if there is one, covers the tensor and it is quantized.
+    `reason` is empty where `type` is `asked`. `fallback` is true where the row length forced another type,
+    `needs_imatrix` where the result would be garbage without an importance matrix.
     """
 
     tensor: Tensor
@@ -61,6 +63,12 @@ class TensorChoice:
         if self.copied:
             return self.tensor.n_bytes
         return self.tensor.n_rows * TYPES[self.type].row_bytes(self.tensor.row_length)
+
+    @property
+    def misfit(self) -> int:
+        """Where `fallback` is true, the block size that the rows are not a multiple of."""
+        block = TYPES[self.asked].block_size
+        return block if self.tensor.row_length % block else 256
 
     @property
     def copied(self) -> bool:
@@ -100,4 +108,28 @@ class Recipe:
     @property
     def summary(self) -> str:
         """One line: what was asked, what it becomes, and why if row lengths forced other types."""
-        raise NotImplementedError
+        becomes = f"{self.bits_per_weight:.2f} bits per weight"
+        misfits = Counter((c.tensor.row_length, c.misfit) for c in self.tensors if c.fallback).most_common()
+        if not misfits:
+            return f"{self.level}: {becomes}"
+        parts = [_rows(count, length, block) for (length, block), count in misfits[:2]]
+        more = sum(count for _, count in misfits[2:])
+        if more:
+            parts.append(f"{more} others have rows that do not fit either")
+        return f"asked {self.level}, becomes {becomes}, because {' and '.join(parts)}"
+
+    @property
+    def alignment(self) -> int:
+        """Bytes to whose multiples tensors are aligned in the output."""
+        alignment = self.metadata.get("general.alignment")
+        return DEFAULT_ALIGNMENT if alignment is None else int(alignment.python)
+
+    def header(self) -> Header:
+        """The complete header of the output, with where each tensor goes, in the order of `tensors`."""
+        tensors = [(choice.tensor.name, choice.tensor.shape, choice.type) for choice in self.tensors]
+        return write_header(self.metadata, tensors, self.alignment)
+
+
+def _rows(count: int, length: int, block: int) -> str:
+    have = "1 tensor has" if count == 1 else f"{count} tensors have"
+    return f"{have} rows of {length} weights, not a multiple of {block}"
