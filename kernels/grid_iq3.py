@@ -1,0 +1,130 @@
+"""IQ3_S and IQ3_XXS: groups of 4 weights on a grid of 512 or 256 points of 8 levels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .grid_books import book, sign_bytes
+from .grid_parts import (
+    GridCodec,
+    by_super_block,
+    even_signs,
+    importance,
+    mean_square,
+    nibbles,
+    scale_codes,
+    sign_bits,
+    signed_points,
+    split_nibbles,
+)
+from .grid_search import Fit, search
+from .k_columns import half_bytes, read_half, to_columns
+from .registry import Bytes, Floats
+
+
+class _IQ3(GridCodec):
+    """Blocks of 32 weights; without an importance matrix a weight counts x^2."""
+
+    reach: int
+    """Steps of the ladder of scales on either side of max / 15."""
+
+    def _weights(self, blocks: Floats, beside: Floats | None) -> tuple[Floats, Floats]:
+        x = to_columns(blocks, 32)
+        if beside is None:
+            return x, x * x
+        return x, importance(x, to_columns(beside, 32), mean_square(x, 2))
+
+    def _fit(self, x: Floats, weight: Floats, empty: Floats, redo: str) -> Fit:
+        """Search all blocks but the `empty` ones, which get scale 0."""
+        top = np.where(empty, np.float32(1), x.max(axis=0))
+        ladder = np.arange(-self.reach, self.reach + 1, dtype=np.float32) * np.float32(0.2) + np.float32(15)
+        fit = search(book(self.name), x, weight, ladder[:, None] / top, top / np.float32(15), redo)
+        return Fit(np.where(empty, np.float32(0), fit.scale), np.where(empty, np.int16(0), fit.point))
+
+
+class IQ3S(_IQ3):
+    """IQ3_S: w = d * (2 s + 1) * grid[q] * sign.
+
+    Super-block, 256 weights in 110 bytes: d f16; qs[64], low 8 bits of q of each 4 weights; qh[8], bit 8 of it;
+    signs[32]; scales[4], s of each 32 weights, two a byte.
+
+    The reference writes qs and signs of a block of zeros not where they belong but nowhere: later blocks of the
+    super-block move up. Such a super-block decodes wrongly, and ours is the same.
+    """
+
+    name = "IQ3_S"
+    reach = 9
+
+    def _pack(self, blocks: Floats, beside: Floats | None, out: Bytes) -> None:
+        supers = len(blocks)
+        x, weight = self._weights(blocks, beside)
+        magnitude = np.abs(x)
+        empty = magnitude.max(axis=0) == 0
+        fit = self._fit(magnitude, weight, empty, "block")
+        signs = np.where(empty, 0, sign_bits(x) ^ np.uint8(255) * (fit.scale < 0)).astype(np.uint8)
+        d, code = scale_codes(np.abs(fit.scale).reshape(8, supers), 31, 15)
+        point = by_super_block(fit.point, supers)
+        out[:, 0:2] = half_bytes(d * np.float32(1.033))
+        out[:, 2:66] = point & 255
+        out[:, 66:74] = np.packbits((point >> 8).astype(np.uint8), axis=1, bitorder="little")
+        out[:, 74:106] = by_super_block(signs, supers)
+        out[:, 106:110] = nibbles(code)
+        self._close_gaps(empty.reshape(8, supers).T, out)
+
+    @staticmethod
+    def _close_gaps(empty: Floats, out: Bytes) -> None:
+        """Move qs and signs of blocks up over the empty ones (B, 8) before them."""
+        holes = np.flatnonzero(empty.any(axis=1))
+        order = np.argsort(empty[holes], axis=1, kind="stable")[:, :, None]
+        for start, size in ((2, 64), (74, 32)):
+            field = out[holes, start : start + size].reshape(-1, 8, size // 8)
+            out[holes, start : start + size] = np.take_along_axis(field, order, axis=1).reshape(-1, size)
+
+    def _unpack(self, packed: Bytes, out: Floats) -> None:
+        high = np.unpackbits(packed[:, 66:74], axis=1, bitorder="little").astype(np.intp)
+        code = split_nibbles(packed[:, 106:110])
+        scale = read_half(packed, 0) * (2 * code + 1).astype(np.float32)
+        signed_points(self.name, packed[:, 2:66] | high << 8, packed[:, 74:106], scale, out)
+
+
+class IQ3XXS(_IQ3):
+    """IQ3_XXS: w = d * (s + 1/2) / 2 * grid[q] * sign.
+
+    Super-block, 256 weights in 98 bytes: d f16; q[64], a byte for each 4 weights; 8 words of 32 bits, one for each 32
+    weights: four times 7 signs (the eighth makes the number of minus signs even), and s in the 4 bits on top.
+    """
+
+    name = "IQ3_XXS"
+    reach = 15
+
+    def _pack(self, blocks: Floats, beside: Floats | None, out: Bytes) -> None:
+        supers = len(blocks)
+        x, weight = self._weights(blocks, beside)
+        magnitude, signs = even_signs(x, weight)
+        empty = magnitude.max(axis=0) < np.float32(1e-8)
+        fit = self._fit(magnitude, weight, empty, "off")
+        signs = np.where(empty, 0, signs ^ np.uint8(127) * (fit.scale < 0)).astype(np.uint8)
+        d, code = scale_codes(np.abs(fit.scale).reshape(8, supers), 31, 15)
+        words = sign_words(signs, code)
+        out[:, 0:2] = half_bytes(d * np.float32(1.0125))
+        out[:, 2:66] = by_super_block(fit.point, supers)
+        out[:, 66:98] = words.view(np.uint8).reshape(supers, 32)
+        out[d == 0] = 0
+
+    def _unpack(self, packed: Bytes, out: Floats) -> None:
+        signs, code = split_sign_words(np.ascontiguousarray(packed[:, 66:98]).view("<u4"))
+        scale = read_half(packed, 0) * (np.float32(0.5) + code) * np.float32(0.5)
+        signed_points(self.name, packed[:, 2:66].astype(np.intp), signs, scale, out)
+
+
+def sign_words(signs: Bytes, code: Bytes) -> Bytes:
+    """7-bit signs (4, 8 * B) and 4-bit codes (8, B) as little-endian words (B, 8)."""
+    seven = signs.reshape(4, 8, -1).astype(np.uint32)
+    words = seven[0] | seven[1] << 7 | seven[2] << 14 | seven[3] << 21 | code.astype(np.uint32) << 28
+    return np.ascontiguousarray(words.T).astype("<u4")
+
+
+def split_sign_words(words: Bytes) -> tuple[Bytes, Floats]:
+    """The inverse of `sign_words`: all 8 signs (B, 32) and codes as float32 (B, 8)."""
+    seven = words[:, :, None] >> np.array([0, 7, 14, 21], np.uint32) & np.uint32(127)
+    return sign_bytes()[seven].reshape(len(words), 32), (words >> 28).astype(np.float32)

@@ -1,0 +1,177 @@
+"""What the grid types share around the search: importance, signs, block scales, and the way back to weights.
+
+Blocks are columns, and block j of super-block b is column j * B + b of B super-blocks, as in `k_columns`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cache
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ._blocks import add_down
+from .grid_books import grid_values
+from .k_columns import SUPER, nearest
+from .registry import TYPES, Bytes, Floats
+
+Ints = npt.NDArray[np.intp]
+_Number = TypeVar("_Number", np.int16, np.uint8)
+
+
+# Super-blocks that are searched at once.
+_CHUNK = 256
+
+
+class GridCodec(ABC):
+    """A codec that packs super-blocks of 256 weights, some hundred at once; scratch stays below 24 MB."""
+
+    name: str
+
+    def quantize(self, rows: Floats, imatrix: Floats | None) -> Bytes:
+        """Pack float32 (n, k) into uint8 (n, row_bytes); Overflow for values beyond the search's range."""
+        n, k = rows.shape
+        blocks = rows.reshape(-1, SUPER)
+        across = None if imatrix is None else imatrix.reshape(-1, SUPER)
+        packed = np.empty((len(blocks), TYPES[self.name].block_bytes), np.uint8)
+        # Scales of tiny blocks underflow and their inverses overflow, here as in the reference.
+        with np.errstate(all="ignore"):
+            for start in range(0, len(blocks), _CHUNK):
+                chunk = blocks[start : start + _CHUNK]
+                beside = None if across is None else across[(start + np.arange(len(chunk))) % len(across)]
+                self._pack(chunk, beside, packed[start : start + _CHUNK])
+        return packed.reshape(n, TYPES[self.name].row_bytes(k))
+
+    def dequantize(self, packed: Bytes, k: int) -> Floats:
+        """Unpack uint8 (n, row_bytes) into float32 (n, k)."""
+        blocks = packed.reshape(-1, TYPES[self.name].block_bytes)
+        rows = np.empty((len(blocks), SUPER), np.float32)
+        with np.errstate(all="ignore"):
+            for start in range(0, len(blocks), _CHUNK):
+                self._unpack(blocks[start : start + _CHUNK], rows[start : start + _CHUNK])
+        return rows.reshape(len(packed), k)
+
+    @abstractmethod
+    def _pack(self, blocks: Floats, beside: Floats | None, out: Bytes) -> None:
+        """Quantize super-blocks (B, 256), with their rows of the importance matrix or None, into `out` (B, bytes)."""
+
+    @abstractmethod
+    def _unpack(self, packed: Bytes, out: Floats) -> None:
+        """Decode super-blocks (B, bytes) into `out` (B, 256), C order."""
+
+
+def mean_square(x: Floats, factor: int = 1) -> Floats:
+    """`factor` times the mean square (B,) of the super-blocks in the columns x (s, 256 / s * B)."""
+    s = len(x)
+    squares = (x * x).reshape(s, SUPER // s, -1).transpose(1, 0, 2).reshape(SUPER, -1)
+    mean: Floats = np.float32(factor) * add_down(squares) / np.float32(SUPER)
+    return mean
+
+
+def importance(x: Floats, beside: Floats, sigma2: Floats) -> Floats:
+    """Weights beside * sqrt(sigma2 + x^2) of the columns x, `beside` from the importance matrix."""
+    weight = x * x
+    columns = weight.reshape(len(x), -1, len(sigma2))
+    columns += sigma2
+    np.sqrt(weight, out=weight)
+    weight *= beside
+    return weight
+
+
+def sign_bits(x: Floats) -> Bytes:
+    """Bit i of byte (g, b) tells whether weight 8 g + i of column b is negative: uint8 (weights / 8, blocks)."""
+    negative = (x < 0).view(np.uint8).reshape(-1, 8, x.shape[1])
+    bits: Bytes = negative[:, 7].copy()
+    for weight in range(6, -1, -1):
+        bits <<= 1
+        bits |= negative[:, weight]
+    return bits
+
+
+def even_signs(x: Floats, weight: Floats) -> tuple[Floats, Bytes]:
+    """Magnitudes and 7 sign bits of each 8 weights, the number of minus signs made even.
+
+    Where it is odd, the least important weight, by weight * x * x, changes sides: its magnitude becomes negative.
+    """
+    bits = sign_bits(x)
+    magnitude = np.abs(x)
+    cost = weight * x
+    cost *= x
+    costs = cost.reshape(-1, 8, x.shape[1])
+    least = costs[:, 0].copy()
+    where = np.zeros(bits.shape, np.uint8)
+    for i in range(1, 8):
+        smaller = costs[:, i] < least
+        np.minimum(least, costs[:, i], out=least)
+        np.maximum(where, smaller.view(np.uint8) * np.uint8(i), out=where)
+    group, block = np.nonzero(_PARITY[bits])
+    place = where[group, block]
+    magnitude[group * 8 + place, block] *= np.float32(-1)
+    bits[group, block] ^= np.left_shift(np.uint8(1), place)
+    return magnitude, bits & np.uint8(127)
+
+
+_PARITY = (np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1) & 1).astype(bool)
+
+
+def scale_codes(scale: Floats, steps: int, top: int) -> tuple[Floats, Bytes]:
+    """Scales (blocks of a super-block, B) as d * (2 code + 1): d (B,) = largest / steps, codes uint8, 0..top.
+
+    Super-blocks without a scale have d = 0 and codes 0.
+    """
+    largest = scale.max(axis=0)
+    d = largest / np.float32(steps)
+    code = np.clip(nearest(np.float32(0.5) * (np.float32(1) / d * scale - np.float32(1))), 0, top)
+    return d, np.where(largest > 0, code, 0).astype(np.uint8)
+
+
+def by_super_block(values: npt.NDArray[_Number], supers: int) -> npt.NDArray[_Number]:
+    """Per-group values (g, blocks) in the order of the weights: (B, groups of a super-block)."""
+    groups = values.reshape(len(values), -1, supers)
+    ordered: npt.NDArray[_Number] = groups.transpose(2, 1, 0).reshape(supers, -1)
+    return ordered
+
+
+def nibbles(code: Bytes) -> Bytes:
+    """4-bit codes (2 m, B) as bytes (B, m), the even one in the low half."""
+    packed: Bytes = (code[0::2] | code[1::2] << 4).T
+    return packed
+
+
+def split_nibbles(packed: Bytes) -> Bytes:
+    """The inverse of `nibbles`: bytes (B, m) as codes (B, 2 m)."""
+    return np.stack([packed & 15, packed >> 4], axis=2).reshape(len(packed), -1)
+
+
+@cache
+def decoded_grid(name: str) -> Floats:
+    """Values of the grid points of a type, float32 (points, group)."""
+    return grid_values(name)
+
+
+@cache
+def sign_values() -> Floats:
+    """1 or -1 for each bit of a byte, the lowest first: float32 (256, 8)."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    values: Floats = np.where(bits, np.float32(-1), np.float32(1))
+    return values
+
+
+def signed_points(name: str, index: Ints, signs: Bytes, scale: Floats, out: Floats) -> None:
+    """Write scale * grid point * sign to `out` (B, 256).
+
+    Args:
+        name: the type whose grid it is.
+        index: grid index of each group, (B, groups).
+        signs: sign bits of each 8 weights, (B, 32).
+        scale: scale of each block, (B, blocks).
+        out: float32 (B, 256), C order.
+    """
+    supers = len(out)
+    np.take(decoded_grid(name), index.reshape(-1), axis=0, out=out.reshape(-1, SUPER // index.shape[1]))
+    blocks = out.reshape(supers, scale.shape[1], -1)
+    blocks *= scale[:, :, None]
+    eights = out.reshape(supers * 32, 8)
+    eights *= sign_values()[signs.reshape(-1)]

