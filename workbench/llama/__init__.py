@@ -1,1 +1,40 @@
 """The only place that touches llama.cpp, always in a child process."""
+
+from .contract import (
+    Buffer,
+    ChatDone,
+    ChatEvent,
+    LoadSettings,
+    Message,
+    ModelInfo,
+    Sampling,
+    TextPiece,
+    Verification,
+    default_threads,
+)
+from .llama import Llama
+from .smoke import SmokeResult, SmokeVerdict, smoke_test, verdict
+from .troubles import LlamaCrashed, LlamaFailed, LoadCancelled
+from .verify import verify
+
+__all__ = [
+    "Buffer",
+    "ChatDone",
+    "ChatEvent",
+    "Llama",
+    "LlamaCrashed",
+    "LlamaFailed",
+    "LoadCancelled",
+    "LoadSettings",
+    "Message",
+    "ModelInfo",
+    "Sampling",
+    "SmokeResult",
+    "SmokeVerdict",
+    "TextPiece",
+    "Verification",
+    "default_threads",
+    "smoke_test",
+    "verdict",
+    "verify",
+]

@@ -1,0 +1,127 @@
+"""The child process: llama.cpp, one model, and the services on it. Started by `host.Child`.
+
+It ends when its input ends or its parent is gone, whatever it is doing then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import sys
+import threading
+import time
+from typing import IO, TYPE_CHECKING, Any
+
+from .wire import BadLine, Line, Reply, read, write
+
+if TYPE_CHECKING:
+    from .engine import Engine, Life
+
+
+class Channel:
+    """The pipes to the parent. File descriptor 1 goes to the log: nothing else can write between our lines."""
+
+    def __init__(self) -> None:
+        self.requests: queue.Queue[Line] = queue.Queue()
+        self.current = 0
+        self.life: Life | None = None
+        self._cancelled: set[int] = set()
+        self._pen = threading.Lock()
+        self._state = threading.Lock()
+        self._incoming = os.fdopen(os.dup(0), "rb")
+        self._outgoing: IO[bytes] = os.fdopen(os.dup(1), "wb")
+        os.dup2(2, 1)
+        with open(os.devnull, "rb") as nothing:  # noqa: PTH123
+            os.dup2(nothing.fileno(), 0)
+
+    def start(self) -> None:
+        """Begin to listen, and to watch the parent."""
+        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._watch, args=(os.getppid(),), daemon=True).start()
+
+    def send(self, line: Line) -> None:
+        """One line to the parent; without a parent there is nothing left to do."""
+        try:
+            with self._pen:
+                write(self._outgoing, line)
+        except OSError:
+            os._exit(0)
+
+    def begin(self, number: int) -> None:
+        """A request is being worked on; it may have been cancelled already."""
+        assert self.life is not None
+        with self._state:
+            self.current = number
+            self.life.cancelled = number in self._cancelled
+            self._cancelled.clear()
+
+    def _listen(self) -> None:
+        with contextlib.suppress(BadLine, OSError):
+            while (line := read(self._incoming)) is not None:
+                if "cancel" in line:
+                    self._cancel(int(line["cancel"]))
+                else:
+                    self.requests.put(line)
+        os._exit(0)
+
+    def _cancel(self, number: int) -> None:
+        with self._state:
+            self._cancelled.add(number)
+            if self.life is not None and number == self.current:
+                self.life.cancelled = True
+
+    def _watch(self, parent: int) -> None:
+        """End with the parent even if its pipe stays open in another process; tell it about long calls that move on."""
+        seen = 0
+        while True:
+            time.sleep(1.0)
+            if os.getppid() != parent:
+                os._exit(0)
+            if self.life is not None and self.life.signs != seen:
+                seen = self.life.signs
+                self.send({"event": "alive"})
+
+
+def main() -> None:
+    """Set up the process, greet the parent, serve until it goes."""
+    os.environ["GGML_NO_BACKTRACE"] = "1"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # BLAS threads and llama.cpp's spin against each other
+    channel = Channel()
+    channel.start()
+    try:
+        from .engine import Engine, Life, Log, stderr_stream
+        from .services import SERVICES
+    except Exception as error:
+        channel.send({"event": "failed", "reason": f"llama-cpp-python cannot be used: {error}"})
+        sys.exit(1)
+    log = Log(stderr_stream())
+    channel.life = Life()
+    engine = Engine(log, channel.life)
+    channel.send({"event": "hello", "pid": os.getpid()})
+    while True:
+        _serve(channel, engine, SERVICES, channel.requests.get())
+
+
+def _serve(channel: Channel, engine: Engine, services: dict[str, Any], line: Line) -> None:
+    from .engine import Refused, Stopped
+
+    number = int(line.pop("id"))
+    reply = Reply(channel.send, number)
+    channel.begin(number)
+    engine.log.last_error = ""
+    try:
+        service = services[line.pop("do")]
+        reply("done", **service(engine, reply, **line))
+    except Stopped:
+        reply("done", cancelled=True)
+    except Refused as refused:
+        reply("failed", reason=str(refused))
+    except MemoryError:
+        reply("failed", reason="out of memory")
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        reply("failed", reason=f"{type(error).__name__}: {error}")
+    channel.current = 0
