@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .grid_books import book, sign_bytes
+from .grid_books import book
 from .grid_parts import (
     GridCodec,
     by_super_block,
@@ -14,8 +14,10 @@ from .grid_parts import (
     nibbles,
     scale_codes,
     sign_bits,
+    sign_words,
     signed_points,
     split_nibbles,
+    split_sign_words,
 )
 from .grid_search import Fit, search
 from .k_columns import half_bytes, read_half, to_columns
@@ -34,12 +36,11 @@ class _IQ3(GridCodec):
             return x, x * x
         return x, importance(x, to_columns(beside, 32), mean_square(x, 2))
 
-    def _fit(self, x: Floats, weight: Floats, empty: Floats, redo: str) -> Fit:
-        """Search all blocks but the `empty` ones, which get scale 0."""
-        top = np.where(empty, np.float32(1), x.max(axis=0))
+    def _fit(self, x: Floats, weight: Floats, smallest: np.float32, redo: str) -> Fit:
+        """Search all blocks but the empty ones, whose largest magnitude is below `smallest`."""
+        top = x.max(axis=0)
         ladder = np.arange(-self.reach, self.reach + 1, dtype=np.float32) * np.float32(0.2) + np.float32(15)
-        fit = search(book(self.name), x, weight, ladder[:, None] / top, top / np.float32(15), redo)
-        return Fit(np.where(empty, np.float32(0), fit.scale), np.where(empty, np.int16(0), fit.point))
+        return search(book(self.name), x, weight, ladder, top, top / np.float32(15), top < smallest, redo)
 
 
 class IQ3S(_IQ3):
@@ -59,9 +60,8 @@ class IQ3S(_IQ3):
         supers = len(blocks)
         x, weight = self._weights(blocks, beside)
         magnitude = np.abs(x)
-        empty = magnitude.max(axis=0) == 0
-        fit = self._fit(magnitude, weight, empty, "block")
-        signs = np.where(empty, 0, sign_bits(x) ^ np.uint8(255) * (fit.scale < 0)).astype(np.uint8)
+        fit = self._fit(magnitude, weight, np.finfo(np.float32).smallest_subnormal, "block")
+        signs = np.where(fit.empty, 0, sign_bits(x) ^ np.uint8(255) * (fit.scale < 0)).astype(np.uint8)
         d, code = scale_codes(np.abs(fit.scale).reshape(8, supers), 31, 15)
         point = by_super_block(fit.point, supers)
         out[:, 0:2] = half_bytes(d * np.float32(1.033))
@@ -69,7 +69,7 @@ class IQ3S(_IQ3):
         out[:, 66:74] = np.packbits((point >> 8).astype(np.uint8), axis=1, bitorder="little")
         out[:, 74:106] = by_super_block(signs, supers)
         out[:, 106:110] = nibbles(code)
-        self._close_gaps(empty.reshape(8, supers).T, out)
+        self._close_gaps(fit.empty.reshape(8, supers).T, out)
 
     @staticmethod
     def _close_gaps(empty: Floats, out: Bytes) -> None:
@@ -101,9 +101,8 @@ class IQ3XXS(_IQ3):
         supers = len(blocks)
         x, weight = self._weights(blocks, beside)
         magnitude, signs = even_signs(x, weight)
-        empty = magnitude.max(axis=0) < np.float32(1e-8)
-        fit = self._fit(magnitude, weight, empty, "off")
-        signs = np.where(empty, 0, signs ^ np.uint8(127) * (fit.scale < 0)).astype(np.uint8)
+        fit = self._fit(magnitude, weight, np.float32(1e-8), "off")
+        signs = np.where(fit.empty, 0, signs ^ np.uint8(127) * (fit.scale < 0)).astype(np.uint8)
         d, code = scale_codes(np.abs(fit.scale).reshape(8, supers), 31, 15)
         words = sign_words(signs, code)
         out[:, 0:2] = half_bytes(d * np.float32(1.0125))
@@ -115,16 +114,3 @@ class IQ3XXS(_IQ3):
         signs, code = split_sign_words(np.ascontiguousarray(packed[:, 66:98]).view("<u4"))
         scale = read_half(packed, 0) * (np.float32(0.5) + code) * np.float32(0.5)
         signed_points(self.name, packed[:, 2:66].astype(np.intp), signs, scale, out)
-
-
-def sign_words(signs: Bytes, code: Bytes) -> Bytes:
-    """7-bit signs (4, 8 * B) and 4-bit codes (8, B) as little-endian words (B, 8)."""
-    seven = signs.reshape(4, 8, -1).astype(np.uint32)
-    words = seven[0] | seven[1] << 7 | seven[2] << 14 | seven[3] << 21 | code.astype(np.uint32) << 28
-    return np.ascontiguousarray(words.T).astype("<u4")
-
-
-def split_sign_words(words: Bytes) -> tuple[Bytes, Floats]:
-    """The inverse of `sign_words`: all 8 signs (B, 32) and codes as float32 (B, 8)."""
-    seven = words[:, :, None] >> np.array([0, 7, 14, 21], np.uint32) & np.uint32(127)
-    return sign_bytes()[seven].reshape(len(words), 32), (words >> 28).astype(np.float32)

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ._blocks import add_down
-from .grid_books import grid_values
+from .grid_books import grid_values, sign_bytes
 from .k_columns import SUPER, nearest
 from .registry import TYPES, Bytes, Floats
 
 Ints = npt.NDArray[np.intp]
+Words = npt.NDArray[np.uint32]
 _Number = TypeVar("_Number", np.int16, np.uint8)
 
 
@@ -143,6 +144,19 @@ def nibbles(code: Bytes) -> Bytes:
 def split_nibbles(packed: Bytes) -> Bytes:
     """The inverse of `nibbles`: bytes (B, m) as codes (B, 2 m)."""
     return np.stack([packed & 15, packed >> 4], axis=2).reshape(len(packed), -1)
+
+
+def sign_words(signs: Bytes, code: Bytes) -> Words:
+    """7-bit signs (4, 8 * B) and 4-bit codes (8, B) as little-endian words (B, 8)."""
+    seven = signs.reshape(4, 8, -1).astype(np.uint32)
+    words = seven[0] | seven[1] << 7 | seven[2] << 14 | seven[3] << 21 | code.astype(np.uint32) << 28
+    return np.ascontiguousarray(words.T).astype("<u4")
+
+
+def split_sign_words(words: Words) -> tuple[Bytes, Floats]:
+    """The inverse of `sign_words`: all 8 signs (B, 32) and codes as float32 (B, 8)."""
+    seven = words[:, :, None] >> np.array([0, 7, 14, 21], np.uint32) & np.uint32(127)
+    return sign_bytes()[seven].reshape(len(words), 32), (words >> 28).astype(np.float32)
 
 
 @cache

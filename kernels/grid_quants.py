@@ -5,7 +5,14 @@ Importing this is cheap; code books and neighbour lists are made when a type is 
 
 from __future__ import annotations
 
+from .grid_iq2 import IQ2S, IQ2XS, IQ2XXS
 from .grid_iq3 import IQ3S, IQ3XXS
 from .registry import Codec
 
-CODECS: dict[str, Codec] = {"IQ3_S": IQ3S(), "IQ3_XXS": IQ3XXS()}
+CODECS: dict[str, Codec] = {
+    "IQ3_S": IQ3S(),
+    "IQ3_XXS": IQ3XXS(),
+    "IQ2_S": IQ2S(),
+    "IQ2_XS": IQ2XS(),
+    "IQ2_XXS": IQ2XXS(),
+}

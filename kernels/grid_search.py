@@ -271,13 +271,22 @@ def exact_best(lists: Lists, state: States, values: Floats, x: Floats, weight: F
 
 @dataclass(frozen=True)
 class Fit:
-    """What a search found: scale of each block float32 (blocks,), grid point of each group int16 (groups, blocks)."""
+    """What a search found.
+
+    Attributes:
+        scale: of each block, float32 (blocks,).
+        point: grid point of each group, int16 (groups, blocks).
+        empty: blocks that were not searched, because their weights are next to zero; scale and points are 0.
+    """
 
     scale: Floats
     point: Points
+    empty: Mask
 
 
-def search(book: Book, x: Floats, weight: Floats, inverse: Floats, start: Floats, redo: str) -> Fit:
+def search(
+    book: Book, x: Floats, weight: Floats, ladder: Floats, top: Floats, start: Floats, empty: Mask, redo: str
+) -> Fit:
     """Best scale of each block on a ladder of scales, and the grid points of its groups at that scale.
 
     A step replaces the best one so far if it lowers the weighted squared error of x = scale * q. Groups then move to
@@ -287,8 +296,10 @@ def search(book: Book, x: Floats, weight: Floats, inverse: Floats, start: Floats
         book: the code book.
         x: magnitudes (or magnitudes and a few negated ones) of the weights, (weights of a block, blocks).
         weight: their importance, same shape.
-        inverse: the ladder, (steps, blocks).
+        ladder: inverse scales to try, times `top`, (steps,).
+        top: (blocks,).
         start: scale if no step succeeds, (blocks,).
+        empty: blocks to leave out, (blocks,).
         redo: which groups move at the end: "off" the grid, "block" for every group of a block with one off the grid or
             without success, or "all".
 
@@ -296,6 +307,7 @@ def search(book: Book, x: Floats, weight: Floats, inverse: Floats, start: Floats
         Fit; its scale is negative where only negated weights count.
     """
     blocks = x.shape[1]
+    inverse = ladder[:, None] / np.where(empty, np.float32(1), top)
     columns, importance = _group_wise(book, x), _group_wise(book, np.sqrt(weight))
     state = np.stack([states(book, columns, step) for step in inverse])
     point = nearest_points(book, state, columns, importance, np.float32(1) / inverse)
@@ -315,7 +327,8 @@ def search(book: Book, x: Floats, weight: Floats, inverse: Floats, start: Floats
     if redo != "off":
         off[:] = off.any(axis=0) | (chosen < 0) | (redo == "all")
     off &= scale > 0
-    return _move(book, Fit(scale, points), off, columns, importance, weight, wx)
+    scale[empty], points[:, empty], off[:, empty] = 0, 0, False
+    return _move(book, Fit(scale, points, empty), off, columns, importance, weight, wx)
 
 
 def _move(book: Book, fit: Fit, off: Mask, x: Floats, importance: Floats, weight: Floats, wx: Floats) -> Fit:
@@ -331,7 +344,7 @@ def _move(book: Book, fit: Fit, off: Mask, x: Floats, importance: Floats, weight
     np.divide(sumqx, sumq2, out=solved, where=moved & (sumq2 > 0))
     if np.isnan(solved).any():
         raise Overflow
-    return Fit(solved, points)
+    return Fit(solved, points, fit.empty)
 
 
 def _group_wise(book: Book, values: Floats) -> Floats:
