@@ -95,6 +95,21 @@ def from_halves(packed: Bytes) -> Floats:
     return np.ascontiguousarray(packed).view(np.float16).astype(np.float32)
 
 
+def join_bits(parts: Levels, bits: int) -> Levels:
+    """Levels (p, ...) of `bits` bits each, p of them in one byte (...), the first in the lowest bits."""
+    joined = parts[0].copy()
+    for place in range(1, len(parts)):
+        joined |= parts[place] << np.uint8(bits * place)
+    return joined
+
+
+def largest_magnitude(x: Floats) -> Floats:
+    """The largest |x| of each column (m,), never -0."""
+    magnitude: Floats = np.maximum(np.maximum.reduce(x, axis=0), -np.minimum.reduce(x, axis=0))
+    magnitude += np.float32(0)
+    return magnitude
+
+
 def signed_maximum(x: Floats) -> Floats:
     """The weight with the largest magnitude of each column (m,); of equal magnitudes the first, +0 for zeros."""
     largest: Floats = np.maximum.reduce(x, axis=0)

@@ -29,6 +29,8 @@ from ._blocks import (
     from_halves,
     halves,
     imatrix_columns,
+    join_bits,
+    largest_magnitude,
     nearest_int,
     reciprocal,
     signed_maximum,
@@ -145,12 +147,12 @@ class Q80(BlockCodec):
     block_bytes = 34
 
     def _pack(self, x: Floats, packed: Bytes) -> None:
-        d = np.maximum(np.maximum.reduce(x, axis=0), -np.minimum.reduce(x, axis=0)) / np.float32(127)
+        d = largest_magnitude(x) / np.float32(127)
         x *= reciprocal(d)
         half = x.view(np.uint32) & SIGN
         half |= ROUND_AWAY.view(np.uint32)
         x += half.view(np.float32)
-        packed[:, :2] = halves(d + np.float32(0))
+        packed[:, :2] = halves(d)
         packed[:, 2:] = x.astype(np.int8).view(np.uint8).T
 
     def _unpack(self, packed: Bytes, values: Floats) -> None:
@@ -160,15 +162,10 @@ class Q80(BlockCodec):
 
 def _write_levels(levels: Levels, packed: Bytes) -> None:
     """Write levels (32, m) to bytes (m, 16) of nibbles, or (m, 20) with the fifth bits before them."""
-    nibbles = levels[16:] << np.uint8(4)
-    nibbles |= levels[:16] & np.uint8(15)
-    packed[:, -16:] = nibbles.T
+    packed[:, -16:] = join_bits((levels & np.uint8(15)).reshape(2, 16, -1), 4).T
     if packed.shape[1] == 20:
-        bits = (levels >> np.uint8(4)).reshape(4, 8, -1)
-        fifth = bits[:, 0].copy()
-        for place in range(1, 8):
-            fifth |= bits[:, place] << np.uint8(place)
-        packed[:, :4] = fifth.T
+        fifth = (levels >> np.uint8(4)).reshape(4, 8, -1)
+        packed[:, :4] = join_bits(fifth.swapaxes(0, 1), 1).T
 
 
 def _read_levels(packed: Bytes, values: Floats) -> None:
