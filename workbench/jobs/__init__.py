@@ -1,1 +1,45 @@
-"""Quantization jobs: spec, journal, workers, supervisor, store."""
+"""Quantization jobs: spec, journal, workers, supervisor, store.
+
+proposal = prepare(store, source, request, output)      all checks, nothing written (a dry run)
+job_id = submit(store, proposal)                        the job is in the store
+start(store, job_id)                                    its supervisor runs, detached; jobs go one after the other
+for snapshot in store.follow(job_id): ...               what happens, also from other programs and later
+pause, resume, cancel, set_workers, set_nice            what the user wants, at any time
+"""
+
+from .launch import cancel, pause, resume, set_nice, set_workers, start
+from .logout import logout_warning
+from .plan import Fingerprint, Plan, PlannedTensor, make_plan
+from .preflight import NotEnoughSpace, OutputExists
+from .prepare import Proposal, prepare, propose, submit
+from .snapshot import ErrorSums, JobSnapshot, JobSummary, Status, TensorProgress
+from .spec import JobSpec
+from .store import JobStore, JobWatch
+
+__all__ = [
+    "ErrorSums",
+    "Fingerprint",
+    "JobSnapshot",
+    "JobSpec",
+    "JobStore",
+    "JobSummary",
+    "JobWatch",
+    "NotEnoughSpace",
+    "OutputExists",
+    "Plan",
+    "PlannedTensor",
+    "Proposal",
+    "Status",
+    "TensorProgress",
+    "cancel",
+    "logout_warning",
+    "make_plan",
+    "pause",
+    "prepare",
+    "propose",
+    "resume",
+    "set_nice",
+    "set_workers",
+    "start",
+    "submit",
+]

@@ -1,0 +1,137 @@
+"""Starting jobs, and telling running ones what is wanted."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import time
+
+from ..errors import QuantdeckError, ResumeFailed
+from ..text import printable
+from . import children
+from .control import MAX_WORKERS, Wish
+from .snapshot import JobSnapshot
+from .store import JobFolder, JobStore
+
+START_PATIENCE = 30.0
+"""Seconds within which a supervisor must say that it is in charge."""
+
+CANCEL_PATIENCE = 20.0
+"""Seconds within which a supervisor must have ended after a cancel."""
+
+
+def start(store: JobStore, job_id: str) -> None:
+    """Start a job's supervisor, detached from this program and its terminal; it waits for its turn by itself.
+
+    Raises:
+        QuantdeckError: it did not come up, in its own words (already running, store not writable ...).
+    """
+    folder = store.folder(job_id)
+    reading, writing = os.pipe()
+    try:
+        with folder.log.open("ab") as log:
+            launcher = subprocess.Popen(
+                children.command("supervisor", str(folder.path), str(writing)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=folder.path,
+                env=children.environment(),
+                pass_fds=(writing,),
+                start_new_session=True,
+            )
+        os.close(writing)
+        writing = -1
+        answer = _answer(reading)
+        launcher.wait()
+    except OSError as error:
+        raise QuantdeckError(f"Job {folder.id} cannot be started: {error.strerror}.") from error
+    finally:
+        os.close(reading)
+        if writing >= 0:
+            os.close(writing)
+    if answer != "ok":
+        raise ResumeFailed(
+            printable(answer) or f"Job {folder.id} did not start; {printable(str(folder.log))} says why."
+        )
+
+
+def _answer(reading: int) -> str:
+    """What the supervisor says, up to the end of its words; empty if it died or took too long."""
+    answer = b""
+    until = time.monotonic() + START_PATIENCE
+    while select.select([reading], [], [], max(0.0, until - time.monotonic()))[0]:
+        piece = os.read(reading, 4096)
+        if not piece:
+            break
+        answer += piece
+    return answer.decode("utf-8", "replace")
+
+
+def resume(store: JobStore, job_id: str) -> None:
+    """Let a job go on: one that is paused, was cut off, has failed for a reason that is gone, or was never started.
+
+    Raises:
+        ResumeFailed: there is nothing to resume, or it cannot be.
+    """
+    folder = store.folder(job_id)
+    snapshot = store.snapshot(folder.id)
+    if snapshot.status in ("done", "cancelled"):
+        raise ResumeFailed(f"Job {folder.id} is {snapshot.status}; there is nothing to resume.")
+    if snapshot.status == "failed" and not snapshot.resumable:
+        raise ResumeFailed(f"Job {folder.id} cannot be resumed ({snapshot.message}) Submit it again.")
+    _wish(folder, "run")
+    if not folder.is_alive:
+        start(store, folder.id)
+
+
+def pause(store: JobStore, job_id: str) -> None:
+    """Let the ranges in hand be finished, then halt; the next job in the queue may go on meanwhile."""
+    folder = store.folder(job_id)
+    _alive(folder, store.snapshot(folder.id), "pause")
+    _wish(folder, "pause")
+
+
+def cancel(store: JobStore, job_id: str) -> None:
+    """End a job for good and remove its partial file; comes back when that is done. Nothing happens if it has ended."""
+    folder = store.folder(job_id)
+    if store.snapshot(folder.id).status in ("done", "cancelled"):
+        return
+    until = time.monotonic() + CANCEL_PATIENCE
+    _wish(folder, "cancel")
+    while not store.abandon(folder.id):
+        if time.monotonic() > until:
+            raise QuantdeckError(
+                f"Job {folder.id} does not end; its process may be stopped (SIGSTOP) or waiting for a disk."
+            )
+
+
+def set_workers(store: JobStore, job_id: str, workers: int) -> None:
+    """Use another number of worker processes from now on, also while the job runs."""
+    if not 1 <= workers <= MAX_WORKERS:
+        raise QuantdeckError(f"{workers} workers make no sense; choose 1 to {MAX_WORKERS}.")
+    _change(store.folder(job_id), workers=workers)
+
+
+def set_nice(store: JobStore, job_id: str, nice: int) -> None:
+    """Give the workers another nice level (-20 ... 19) from now on, also while the job runs."""
+    if not -20 <= nice <= 19:
+        raise QuantdeckError(f"A nice level of {nice} makes no sense; choose -20 to 19.")
+    _change(store.folder(job_id), nice=nice)
+
+
+def _alive(folder: JobFolder, snapshot: JobSnapshot, verb: str) -> None:
+    if not folder.is_alive or snapshot.status in ("done", "failed", "cancelled"):
+        raise QuantdeckError(f"Job {folder.id} is {snapshot.status}; there is nothing to {verb}.")
+
+
+def _wish(folder: JobFolder, wish: Wish) -> None:
+    _change(folder, wish=wish)
+
+
+def _change(folder: JobFolder, **changes: object) -> None:
+    try:
+        folder.control(folder.spec()).change(**changes)
+    except (OSError, TimeoutError) as error:
+        raise QuantdeckError(f"The control file of job {folder.id} cannot be written: {error}.") from error

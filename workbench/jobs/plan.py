@@ -1,0 +1,255 @@
+"""The plan of a job: the output file laid out to the last byte before the first weight is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ResumeFailed
+from ..files import write_atomically
+
+if TYPE_CHECKING:
+    from ..model import Model
+    from ..recipe import Recipe
+    from .spec import JobSpec
+
+RANGE_WEIGHTS = 2 << 20
+"""Weights in one task: 8 MB as float32, so that a worker stays small whatever the model's size."""
+
+FINGERPRINT_BYTES = 16 << 20
+"""How much of the beginning of a source file is hashed: the header, vocabulary included, of any model we know."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a source file was when the plan was made. `head_sha256` is over its first FINGERPRINT_BYTES."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    head_sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Fingerprint:
+        """Take the fingerprint of a file; OSError if it cannot be read."""
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            head = hashlib.sha256(file.read(FINGERPRINT_BYTES)).hexdigest()
+        return cls(str(path), status.st_size, status.st_mtime_ns, head)
+
+    def looks_unchanged(self) -> bool:
+        """True if size and time are still the same: one system call, for checks while a job runs."""
+        status = Path(self.path).stat()
+        return (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns)
+
+    def unchanged(self) -> bool:
+        """True if size, time and beginning are still the same."""
+        return self.looks_unchanged() and Fingerprint.of(Path(self.path)) == self
+
+
+@dataclass(frozen=True)
+class Range:
+    """One task: some rows of one tensor of the plan, given by its number."""
+
+    tensor: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One tensor of the output. `offset` counts from the beginning of the file; `n_bytes` is without padding.
+
+    `shape` is in ggml's order (shape[0] is the row length). `asked` is the level's own type, `reason` says why `type`
+    is another one. `source_file` is an index into `Plan.sources`, `source_offset` a position in that file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    source_type: str
+    source_bytes: int
+    type: str
+    offset: int
+    n_bytes: int
+    asked: str = ""
+    reason: str = ""
+    source_file: int = 0
+    source_offset: int = 0
+
+    @property
+    def row_length(self) -> int:
+        """Weights in one row."""
+        return self.shape[0]
+
+    @cached_property
+    def n_rows(self) -> int:
+        """Rows over all other dimensions."""
+        rows = 1
+        for extent in self.shape[1:]:
+            rows *= extent
+        return rows
+
+    @property
+    def n_weights(self) -> int:
+        """Elements."""
+        return self.row_length * self.n_rows
+
+    @property
+    def copied(self) -> bool:
+        """True if the source's bytes are taken as they are."""
+        return self.type == self.source_type
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row in the output."""
+        return self.n_bytes // max(1, self.n_rows)
+
+    @property
+    def rows_per_matrix(self) -> int:
+        """Rows that share one slice of an importance matrix: those of one expert."""
+        return self.shape[1] if len(self.shape) > 1 else 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The output as a file: complete header, every tensor's place, total size; and what the sources were.
+
+    Two plans of the same request on the same source are equal, and so are the files they lead to.
+    """
+
+    header: bytes = field(repr=False)
+    tensors: tuple[PlannedTensor, ...]
+    total: int
+    sources: tuple[Fingerprint, ...]
+    range_weights: int = RANGE_WEIGHTS
+
+    @cached_property
+    def n_weights(self) -> int:
+        """Elements of all tensors."""
+        return sum(tensor.n_weights for tensor in self.tensors)
+
+    @cached_property
+    def data_bytes(self) -> int:
+        """Bytes of all tensors in the output, header and padding not counted."""
+        return sum(tensor.n_bytes for tensor in self.tensors)
+
+    @cached_property
+    def source_bytes(self) -> int:
+        """Bytes of all tensors in the source."""
+        return sum(tensor.source_bytes for tensor in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Average bits per weight of the output over all tensors."""
+        return 8 * self.data_bytes / max(1, self.n_weights)
+
+    def ranges_of(self, index: int) -> Iterator[Range]:
+        """The tasks of one tensor. They depend on the plan alone, so that a resumed job cuts as the first run did."""
+        tensor = self.tensors[index]
+        step = max(1, self.range_weights // max(1, tensor.row_length))
+        for first in range(0, tensor.n_rows, step):
+            yield Range(index, first, min(step, tensor.n_rows - first))
+
+    def ranges(self) -> Iterator[Range]:
+        """All tasks, in the order of the file."""
+        for index in range(len(self.tensors)):
+            yield from self.ranges_of(index)
+
+    def place(self, task: Range) -> tuple[int, int]:
+        """Offset in the file and length in bytes of a task's output."""
+        tensor = self.tensors[task.tensor]
+        return tensor.offset + task.first * tensor.row_bytes, task.count * tensor.row_bytes
+
+    def gaps(self) -> Iterator[tuple[int, int]]:
+        """(offset, length) of the padding behind the header and behind each tensor, which holds zeros."""
+        end = len(self.header)
+        for tensor in sorted(self.tensors, key=lambda t: t.offset):
+            if tensor.offset > end:
+                yield end, tensor.offset - end
+            end = tensor.offset + tensor.n_bytes
+        if self.total > end:
+            yield end, self.total - end
+
+    def write(self, folder: Path) -> None:
+        """Put the plan into a job's folder."""
+        document = {
+            "header_sha256": hashlib.sha256(self.header).hexdigest(),
+            "total": self.total,
+            "range_weights": self.range_weights,
+            "sources": [asdict(source) for source in self.sources],
+            "tensors": [asdict(tensor) for tensor in self.tensors],
+        }
+        write_atomically(folder / "header.bin", self.header)
+        write_atomically(folder / "plan.json", json.dumps(document, indent=0).encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> Plan:
+        """The plan in a job's folder; ResumeFailed if it is missing or damaged."""
+        try:
+            document = json.loads((folder / "plan.json").read_bytes())
+            header = (folder / "header.bin").read_bytes()
+            if hashlib.sha256(header).hexdigest() != document["header_sha256"]:
+                raise ValueError("the header does not have its hash")
+            return cls(
+                header=header,
+                tensors=tuple(_tensor(entry) for entry in document["tensors"]),
+                total=int(document["total"]),
+                sources=tuple(Fingerprint(**entry) for entry in document["sources"]),
+                range_weights=int(document["range_weights"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ResumeFailed(
+                f"The plan of the job in {folder} is missing or damaged; submit the job again."
+            ) from error
+
+
+def _tensor(entry: dict[str, Any]) -> PlannedTensor:
+    return PlannedTensor(**entry | {"shape": tuple(int(extent) for extent in entry["shape"])})
+
+
+def make_plan(model: Model, recipe: Recipe) -> Plan:
+    """Lay the recipe out as a GGUF file, and take the fingerprints of the model's files.
+
+    Raises:
+        OSError: a source file cannot be read.
+    """
+    from ..model import write_header
+
+    alignment = recipe.metadata.get("general.alignment")
+    layout = [(choice.tensor.name, choice.tensor.shape, choice.type) for choice in recipe.tensors]
+    header = write_header(recipe.metadata, layout, **({"alignment": alignment.python} if alignment else {}))
+    tensors = [
+        PlannedTensor(
+            name=choice.tensor.name,
+            shape=choice.tensor.shape,
+            source_type=choice.tensor.type,
+            source_bytes=choice.tensor.n_bytes,
+            type=choice.type,
+            offset=offset,
+            n_bytes=n_bytes,
+            asked=choice.asked,
+            reason=choice.reason,
+            source_file=choice.tensor.file,
+            source_offset=choice.tensor.offset,
+        )
+        for choice, offset, n_bytes in zip(recipe.tensors, header.offsets, header.sizes, strict=True)
+    ]
+    return Plan(header.content, tuple(tensors), header.total_size, tuple(Fingerprint.of(path) for path in model.files))
+
+
+def source_model(spec: JobSpec, plan: Plan) -> Model:
+    """The source as the plan knows it: its tensors and where they lie, without metadata, which no worker needs."""
+    from ..model import Model, Tensor
+
+    tensors = tuple(
+        Tensor(t.name, t.shape, t.source_type, t.source_bytes, file=t.source_file, offset=t.source_offset)
+        for t in plan.tensors
+    )
+    files = tuple(Path(source.path) for source in plan.sources)
+    return Model(Path(spec.source), spec.source_format, spec.architecture, {}, tensors, files)

@@ -1,0 +1,206 @@
+"""The supervisor's worker processes: hand out tasks, gather reports, notice deaths."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from . import children
+from .plan import Range
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker says of a task: digest, seconds and errors, or a problem with its text."""
+
+    worker: int
+    task: Range
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Death:
+    """A worker ended unasked; `task` is what it had in hand, None if it had nothing or never got ready."""
+
+    worker: int
+    task: Range | None
+    reason: str
+
+
+class _Process:
+    """One worker process. `ready` once it has said its first line; `leaving` when it shall get no more tasks."""
+
+    def __init__(self, number: int, folder: Path) -> None:
+        self.number = number
+        self.task: Range | None = None
+        self.ready = self.leaving = False
+        self.buffer = b""
+        with (folder / "worker.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                children.command("worker", str(folder), str(os.getpid())),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=folder,
+                env=children.environment(),
+                bufsize=0,
+            )
+        assert self.process.stdin and self.process.stdout
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        os.set_blocking(self.stdout.fileno(), False)
+
+    def send(self, task: Range) -> None:
+        self.task = task
+        with contextlib.suppress(BrokenPipeError):  # its death is noticed where its reports are read
+            self.stdin.write(
+                json.dumps({"tensor": task.tensor, "first": task.first, "count": task.count}).encode() + b"\n"
+            )
+
+    def lines(self) -> tuple[list[bytes], bool]:
+        """Whole lines that have arrived, and True if no more will come."""
+        ended = False
+        while True:
+            piece = self.stdout.read(65536)
+            if piece is None:
+                break
+            if not piece:
+                ended = True
+                break
+            self.buffer += piece
+        *whole, self.buffer = self.buffer.split(b"\n")
+        return whole, ended
+
+    def reason(self) -> str:
+        """Why it ended, in words."""
+        try:
+            code = self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        if code == -signal.SIGKILL:
+            return "was killed (by somebody, or by the system because memory ran out)"
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                return f"died of {signal.Signals(-code).name}"
+        return f"ended with exit code {code}; worker.log in the job's folder says more"
+
+    def close(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self.stdin.close()
+        self.stdout.close()
+
+
+class Pool:
+    """Up to `size` workers on the job in `folder`. One task at a time each."""
+
+    def __init__(self, folder: Path, size: int, nice: int) -> None:
+        self.folder = folder
+        self.size = size
+        self.nice = nice
+        self._processes: dict[int, _Process] = {}
+        self._selector = selectors.DefaultSelector()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End all workers at once; what they had in hand is not finished."""
+        for process in list(self._processes.values()):
+            process.process.kill()
+        for process in list(self._processes.values()):
+            process.process.wait()
+            self._drop(process)
+        self._selector.close()
+
+    @property
+    def busy(self) -> bool:
+        """True if some worker has a task."""
+        return any(process.task for process in self._processes.values())
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes of the living workers."""
+        return [process.process.pid for process in self._processes.values()]
+
+    def settle(self, size: int, nice: int) -> str:
+        """Have `size` workers at a nice level from now on; a sentence if the system did not allow the nice level."""
+        self.size = size
+        trouble = self._renice(nice) if nice != self.nice else ""
+        surplus = sorted(self._processes)[size:]
+        for number, process in list(self._processes.items()):
+            process.leaving = number in surplus
+            if process.leaving and process.task is None:
+                self._dismiss(process)
+        return trouble
+
+    def start_missing(self, tasks: int) -> None:
+        """Start workers as long as more are allowed, and there are more tasks left than idle workers to take them."""
+        while len(self._processes) < self.size and tasks > sum(p.task is None for p in self._processes.values()):
+            number = next(n for n in range(self.size + len(self._processes)) if n not in self._processes)
+            process = _Process(number, self.folder)
+            self._processes[number] = process
+            self._selector.register(process.stdout, selectors.EVENT_READ, process)
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, process.process.pid, self.nice)
+
+    def idle(self) -> Iterator[int]:
+        """Numbers of workers that could take a task."""
+        for number, process in list(self._processes.items()):
+            if process.ready and process.task is None and not process.leaving:
+                yield number
+
+    def give(self, worker: int, task: Range) -> None:
+        """Hand a task to an idle worker."""
+        self._processes[worker].send(task)
+
+    def wait(self, seconds: float) -> Iterator[Report | Death]:
+        """Reports and deaths, as soon as there are any or the time is over."""
+        for key, _ in self._selector.select(seconds):
+            process: _Process = key.data
+            lines, ended = process.lines()
+            for line in lines:
+                yield from self._line(process, line)
+            if ended:
+                death = Death(process.number, process.task, process.reason())
+                asked = process.leaving and process.task is None
+                self._drop(process)
+                if not asked:
+                    yield death
+
+    def _line(self, process: _Process, line: bytes) -> Iterator[Report]:
+        if not process.ready:
+            process.ready = True
+        elif process.task:
+            task, process.task = process.task, None
+            yield Report(process.number, task, json.loads(line))
+        if process.leaving:
+            self._dismiss(process)
+
+    def _dismiss(self, process: _Process) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+
+    def _drop(self, process: _Process) -> None:
+        self._selector.unregister(process.stdout)
+        process.close()
+        self._processes.pop(process.number, None)
+
+    def _renice(self, nice: int) -> str:
+        self.nice = nice
+        try:
+            for pid in self.pids:
+                os.setpriority(os.PRIO_PROCESS, pid, nice)
+        except OSError as error:
+            return f"The workers keep their priority: the system does not allow nice level {nice} ({error.strerror})."
+        return ""

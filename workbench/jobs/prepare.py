@@ -1,0 +1,159 @@
+"""From a wish to a job: read the model, choose the types, lay the file out, check everything; nothing is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import BadArgument, ModelNotFound
+from ..text import printable
+from . import preflight
+from .control import MAX_WORKERS
+from .plan import Plan, make_plan
+from .spec import JobSpec
+from .store import JobStore
+
+if TYPE_CHECKING:
+    from ..model import Model
+    from ..recipe import Recipe, Request
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A job that could be submitted as it is, and what is known of it beforehand."""
+
+    spec: JobSpec
+    plan: Plan = field(repr=False)
+    recipe: Recipe = field(repr=False)
+    model: Model = field(repr=False)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def prepare(
+    store: JobStore,
+    source: Path,
+    request: Request,
+    output: Path,
+    *,
+    workers: int | None = None,
+    nice: int = 0,
+    overwrite: bool = False,
+    verify: bool = True,
+    library: Path | None = None,
+    imatrix: Path | None = None,
+) -> Proposal:
+    """Everything that `submit` needs, with all checks done and nothing written.
+
+    Args:
+        source: a model that `read_model` reads.
+        workers: worker processes; one a usable core if None.
+        nice: scheduling priority of the workers, 0 (normal) to 19 (only when nothing else wants to).
+        overwrite: replace a file of the output's name; the old one stays until the new one is verified.
+        verify: load the result in llama.cpp before it gets its name.
+        library: the register to put the result into.
+        imatrix: importance matrix file.
+
+    Raises:
+        QuantdeckError: whatever stands in the way, in words.
+    """
+    from ..model import read_model
+
+    model = read_model(source)
+    recipe = make_request_recipe(model, request, imatrix)
+    return propose(
+        store,
+        model,
+        recipe,
+        request,
+        output,
+        workers=workers,
+        nice=nice,
+        overwrite=overwrite,
+        verify=verify,
+        library=library,
+        imatrix=imatrix,
+    )
+
+
+def make_request_recipe(model: Model, request: Request, imatrix: Path | None) -> Recipe:
+    """The recipe of a request, with what it must know of the importance matrix."""
+    from ..recipe import make_recipe
+
+    return make_recipe(model, request, None)
+
+
+def propose(
+    store: JobStore,
+    model: Model,
+    recipe: Recipe,
+    request: Request,
+    output: Path,
+    *,
+    workers: int | None = None,
+    nice: int = 0,
+    overwrite: bool = False,
+    verify: bool = True,
+    library: Path | None = None,
+    imatrix: Path | None = None,
+) -> Proposal:
+    """As `prepare`, for a model that was read and a recipe that was made already (a matrix of jobs on one source)."""
+    workers = usable_cores() if workers is None else workers
+    if not 1 <= workers <= MAX_WORKERS:
+        raise BadArgument(f"{workers} workers make no sense; choose 1 to {MAX_WORKERS}.")
+    if not -20 <= nice <= 19:
+        raise BadArgument(f"A nice level of {nice} makes no sense; choose -20 to 19.")
+    try:
+        plan = make_plan(model, recipe)
+    except OSError as error:
+        raise ModelNotFound(f"{printable(str(model.path))} cannot be read: {error.strerror}.") from error
+    spec = JobSpec(
+        source=str(model.path.absolute()),
+        output=str(output.expanduser().absolute()),
+        level=recipe.level,
+        workers=workers,
+        nice=nice,
+        overwrite=overwrite,
+        verify=verify,
+        library=str(library.absolute()) if library else "",
+        imatrix=str(imatrix.absolute()) if imatrix else "",
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        architecture=model.architecture,
+        source_format=model.format,
+        n_weights=plan.n_weights,
+        source_bytes=sum(fingerprint.size for fingerprint in plan.sources),
+        output_bytes=plan.total,
+        notes=recipe.notes,
+        request=asdict(request),
+    )
+    check(store, spec, plan)
+    return Proposal(spec, plan, recipe, model)
+
+
+def check(store: JobStore, spec: JobSpec, plan: Plan) -> None:
+    """All checks that can be made before a job is in the store, cheapest first."""
+    steps: tuple[Callable[[], None], ...] = (
+        lambda: preflight.check_output(spec, [Path(source.path) for source in plan.sources]),
+        lambda: preflight.check_rivals(store, spec),
+        lambda: preflight.check_space(store, spec, plan.total),
+        lambda: preflight.check_memory(spec),
+    )
+    for step in steps:
+        step()
+
+
+def submit(store: JobStore, proposal: Proposal) -> str:
+    """Put a job into the store and return its id. It begins with `start`."""
+    preflight.check_sources(proposal.plan)
+    check(store, proposal.spec, proposal.plan)
+    return store.create(proposal.spec, proposal.plan)

@@ -1,0 +1,260 @@
+"""The job store: one folder a job, readable by any number of programs, written by one supervisor each."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from ..errors import BadArgument, QuantdeckError, ResumeFailed
+from ..files import write_atomically
+from ..text import printable
+from .control import Control, ControlFile
+from .journal import Cancelled, Created, JournalReader, JournalWriter
+from .locks import Lock, is_held
+from .plan import Plan
+from .snapshot import ENDED, Fold, JobSnapshot, JobSummary
+from .spec import JobSpec
+
+FOLLOW_INTERVAL = 0.25
+"""Seconds between two looks at a job that is being followed."""
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """The files of one job."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The job's name."""
+        return self.path.name
+
+    @property
+    def spec_path(self) -> Path:
+        """What was asked."""
+        return self.path / "spec.toml"
+
+    @property
+    def journal(self) -> Path:
+        """What happened."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the supervisor and its workers wrote on their standard error."""
+        return self.path / "worker.log"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the supervisor as long as it lives."""
+        return self.path / "lock"
+
+    @property
+    def summary_path(self) -> Path:
+        """The last line of a job that has ended, so that lists need not read its journal."""
+        return self.path / "summary.json"
+
+    @property
+    def is_alive(self) -> bool:
+        """True if a supervisor is in charge."""
+        return is_held(self.lock)
+
+    def spec(self) -> JobSpec:
+        """What was asked; ResumeFailed if it is missing or damaged."""
+        return JobSpec.read(self.spec_path)
+
+    def control(self, spec: JobSpec) -> ControlFile:
+        """What is wanted now."""
+        return ControlFile(self.path, Control("run", spec.workers, spec.nice))
+
+    def write_summary(self, summary: JobSummary) -> None:
+        """Remember how the job ended; a store that cannot be written does without."""
+        with contextlib.suppress(OSError):
+            write_atomically(self.summary_path, json.dumps(summary.as_dict()).encode())
+
+    def read_summary(self) -> JobSummary | None:
+        """How the job ended, None if it has not or if that cannot be read."""
+        try:
+            values = json.loads(self.summary_path.read_bytes())
+            summary = JobSummary(**{f.name: values[f.name] for f in fields(JobSummary)})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return summary if summary.id == self.id and summary.status in ENDED else None
+
+
+class JobWatch:
+    """Follows one job at little cost: each look reads only what is new in the journal."""
+
+    def __init__(self, folder: JobFolder) -> None:
+        """Begin to follow; ResumeFailed if spec or plan is missing or damaged."""
+        self.folder = folder
+        self._fold = Fold(folder.id, folder.spec(), Plan.read(folder.path))
+        self._reader = JournalReader(folder.journal)
+
+    def look(self) -> JobSnapshot:
+        """The job now."""
+        alive = self.folder.is_alive
+        self._fold.apply(self._reader.read())
+        self._fold.garbled_lines = self._reader.garbled
+        if not alive and self._was_started:
+            self._fold.lost_supervisor()
+        return self._fold.snapshot(time.monotonic() if alive else None)
+
+    @property
+    def _was_started(self) -> bool:
+        return self._fold.runs > 0
+
+
+class JobStore:
+    """All jobs under one folder, which is made when the first job is written."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def folder(self, job_id: str) -> JobFolder:
+        """The folder of a job, also by the beginning or end of its id if only one fits; BadArgument if none does."""
+        ids = self.ids()
+        if job_id in ids:
+            return JobFolder(self.root / job_id)
+        matches = [known for known in ids if job_id and (known.startswith(job_id) or known.endswith(job_id))]
+        if len(matches) == 1:
+            return JobFolder(self.root / matches[0])
+        if matches:
+            raise BadArgument(
+                f"Several jobs fit {printable(job_id)}: {', '.join(matches[:5])}; name one of them in full."
+            )
+        raise BadArgument(f"There is no job {printable(job_id)}; `quantdeck jobs` lists them.")
+
+    def ids(self) -> list[str]:
+        """The ids of all jobs, oldest first. A store that is not there has none."""
+        try:
+            with os.scandir(self.root) as entries:
+                return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        except OSError:
+            return []
+
+    def list(self) -> list[JobSummary]:
+        """All jobs, oldest first; jobs that have ended cost one small file each."""
+        return [summary for job_id in self.ids() if (summary := self.summary(job_id)) is not None]
+
+    def summary(self, job_id: str) -> JobSummary | None:
+        """One line on a job, None if it was removed meanwhile. A damaged job says so."""
+        folder = JobFolder(self.root / job_id)
+        if summary := folder.read_summary():
+            return summary
+        try:
+            return JobWatch(folder).look().summary
+        except QuantdeckError as error:
+            if not folder.path.is_dir():
+                return None
+            return JobSummary(job_id, "failed", "", "", "", message=str(error), exit_code=error.exit_code)
+
+    def snapshot(self, job_id: str) -> JobSnapshot:
+        """The job now; BadArgument for an unknown id, ResumeFailed if spec or plan is missing or damaged."""
+        return self.watch(job_id).look()
+
+    def watch(self, job_id: str) -> JobWatch:
+        """For screens: a watch whose `look()` gives the job now, again and again, at little cost."""
+        return JobWatch(self.folder(job_id))
+
+    def follow(self, job_id: str, interval: float = FOLLOW_INTERVAL) -> Iterator[JobSnapshot]:
+        """Snapshots of a job every `interval` seconds, until one that says that nothing will happen any more."""
+        watch = self.watch(job_id)
+        while True:
+            snapshot = watch.look()
+            yield snapshot
+            if snapshot.ended_for_good:
+                return
+            time.sleep(interval)
+
+    def live(self) -> Iterator[tuple[JobFolder, JobSpec]]:
+        """Jobs that have not ended, and what they were asked: running, waiting, paused, interrupted, never started."""
+        for job_id in self.ids():
+            folder = JobFolder(self.root / job_id)
+            summary = self.summary(job_id)
+            if summary and summary.status not in ENDED:
+                with contextlib.suppress(ResumeFailed):
+                    yield folder, folder.spec()
+
+    def create(self, spec: JobSpec, plan: Plan) -> str:
+        """Write a new job and return its id; QuantdeckError if the store cannot be written."""
+        try:
+            folder = self._new_folder(spec.level)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            plan.write(folder)
+            journal = JournalWriter(folder / "journal.jsonl")
+            journal.append(Created())
+            journal.sync()
+            journal.close()
+            spec.write(folder / "spec.toml")
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise self._unwritable(error) from error
+            raise
+        return folder.name
+
+    def _new_folder(self, level: str) -> Path:
+        self.root.mkdir(parents=True, exist_ok=True)
+        while True:
+            moment = datetime.datetime.now().strftime("%Y%m%d-%H%M")
+            folder = self.root / f"{moment}-{level.lower()}-{secrets.token_hex(2)}"
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+
+    def _unwritable(self, error: OSError) -> QuantdeckError:
+        what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "cannot be written"
+        return QuantdeckError(
+            f"The job store {printable(str(self.root))} {what} ({error.strerror}); "
+            "make room, or set QUANTDECK_HOME to another folder."
+        )
+
+    def abandon(self, job_id: str) -> bool:
+        """Cancel a job that has no supervisor: its partial file goes. False if a supervisor is in charge after all."""
+        folder = self.folder(job_id)
+        lock = Lock(folder.lock)
+        try:
+            if not lock.acquire(1.0):
+                return False
+            try:
+                snapshot = JobWatch(folder).look()
+                if snapshot.status in ("done", "cancelled"):
+                    return True
+                spec = folder.spec()
+                spec.partial.unlink(missing_ok=True)
+                journal = JournalWriter(folder.journal)
+                journal.append(Cancelled())
+                journal.close()
+                folder.write_summary(JobWatch(folder).look().summary)
+            finally:
+                lock.release()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return True
+
+    def remove(self, job_id: str) -> None:
+        """Forget a job that has ended; BadArgument while it has not. Its output stays."""
+        folder = self.folder(job_id)
+        summary = self.summary(folder.id)
+        if folder.is_alive or (summary and summary.status not in ENDED):
+            raise BadArgument(f"Job {folder.id} has not ended; cancel it first.")
+        with contextlib.suppress(ResumeFailed, OSError):
+            if summary and summary.status == "failed":
+                folder.spec().partial.unlink(missing_ok=True)
+        try:
+            shutil.rmtree(folder.path)
+        except OSError as error:
+            raise self._unwritable(error) from error

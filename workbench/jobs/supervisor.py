@@ -1,0 +1,571 @@
+"""The process in charge of one job: detached from every terminal, it outlives the program that started it.
+
+    lock -> wait for its turn -> check what an earlier run left -> hand ranges out -> verify -> rename -> register
+
+Everything that happens goes into the journal, and what the user wants comes from the control file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from ..errors import QuantdeckError, ResumeFailed, ValidationFailed
+from ..files import sha256, sync_folder
+from ..text import printable, size
+from . import journal as events
+from . import preflight
+from .control import Control
+from .journal import JobEvent, JournalReader, JournalWriter
+from .locks import Lock
+from .partial import Companion, Partial, digest
+from .plan import Plan, Range
+from .pool import Death, Pool, Report
+from .snapshot import Fold
+from .store import JobFolder
+from .turns import Turn
+
+TICK = 0.1
+"""Seconds between two looks at the control file."""
+
+SOURCE_CHECK = 1.0
+"""Seconds between two looks at the source's size and time."""
+
+QUEUE_CHECK = 0.3
+"""Seconds between two looks at the queue."""
+
+SPACE_CHECK = 2.0
+"""Seconds between two looks at the free space while the disk is full."""
+
+DEATHS_BY_RANGE = 2
+DEATHS_AT_START = 3
+
+T = TypeVar("T")
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Stop(Exception):
+    """Told to end by a signal; the job can be resumed."""
+
+
+class Cancel(Exception):
+    """The user does not want the job any more."""
+
+
+class Pause(Exception):
+    """Halt until the user wants to go on, or until there is room for `needs` more bytes if the disk is full."""
+
+    def __init__(self, reason: str = "", needs: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.needs = needs
+
+
+class Hopeless(Exception):
+    """The job fails, and what was done is of no use: the partial file goes. Carries the error to report."""
+
+    def __init__(self, error: QuantdeckError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Supervisor:
+    """One job from the state that its folder shows to its end. The caller holds the job's lock."""
+
+    def __init__(self, folder: JobFolder) -> None:
+        """Read the job; ResumeFailed if it is damaged, OSError if its journal cannot be written."""
+        self.folder = folder
+        self.spec = folder.spec()
+        self.plan = Plan.read(folder.path)
+        self.control = folder.control(self.spec)
+        self.fold = Fold(folder.id, self.spec, self.plan)
+        self.fold.apply(JournalReader(folder.journal).read())
+        self.journal = JournalWriter(folder.journal)
+        self.unwritten: deque[JobEvent] = deque()
+        self.stopping = False
+        self.partial: Partial | None = None
+        self.companion: Companion | None = None
+        self.tasks = list(self.plan.ranges())
+        self.frontier = 0
+        self.source_seen = 0.0
+        folder.summary_path.unlink(missing_ok=True)
+        wanted = self.control.read()
+        self.record(events.Started(pid=os.getpid(), workers=wanted.workers, nice=wanted.nice))
+
+    def run(self) -> None:
+        """Do the job; whatever happens ends up in the journal."""
+        try:
+            self.work()
+        except Stop:
+            self.record(events.Interrupted(reason="The job was stopped; resume it to go on."))
+        except Cancel:
+            self.remove_partial()
+            self.finish(events.Cancelled())
+        except Hopeless as failure:
+            self.remove_partial()
+            self.finish(events.Failed(reason=str(failure.error), exit_code=failure.error.exit_code))
+        except QuantdeckError as error:
+            self.finish(events.Failed(reason=str(error), resumable=True, exit_code=error.exit_code))
+        except OSError as error:
+            where = printable(str(error.filename or self.spec.partial))
+            self.finish(
+                events.Failed(
+                    reason=f"{where} could not be used: {error.strerror}; resume the job when it can.", resumable=True
+                )
+            )
+        except Exception as error:
+            traceback.print_exc()
+            reason = (
+                f"Something unforeseen happened ({type(error).__name__}: {printable(str(error))}); worker.log has more."
+            )
+            self.finish(events.Failed(reason=reason, resumable=True))
+        finally:
+            self.close()
+
+    def work(self) -> None:
+        """From the first check to the final name."""
+        if self.published_before():
+            return
+        while True:
+            turn = Turn(self.folder.path.parent, self.folder.id)
+            try:
+                self.wait_for_turn(turn)
+                self.record(events.Running())
+                self.check_before_start()
+                self.open_partial()
+                self.quantize()
+                self.verify()
+                self.publish()
+                return
+            except Pause as pause:
+                reason = pause
+            finally:
+                turn.close()
+            self.stay_paused(reason)
+
+    # -- what comes in: signals and wishes ---------------------------------------------------------------------------
+
+    def obey(self) -> Control:
+        """Notice signals and wishes: raises Stop or Cancel, returns the rest."""
+        if self.stopping:
+            raise Stop
+        wanted = self.control.read()
+        if wanted.wish == "cancel":
+            raise Cancel
+        return wanted
+
+    def wait_for_turn(self, turn: Turn) -> None:
+        """Come back when no other job goes first; raises Pause if the user wants one meanwhile."""
+        shown: list[str] | None = None
+        while ahead := turn.ahead():
+            if ahead != shown:
+                self.record(events.Waiting(ahead=tuple(ahead)))
+                shown = ahead
+            if self.obey().wish == "pause":
+                raise Pause
+            time.sleep(QUEUE_CHECK)
+        if self.obey().wish == "pause":
+            raise Pause
+
+    def stay_paused(self, pause: Pause) -> None:
+        """Come back when the user wants to go on, or when there is room again."""
+        self.record(events.Paused(reason=pause.reason))
+        if pause.needs is None:
+            while self.obey().wish == "pause":
+                time.sleep(TICK)
+            return
+        looked = time.monotonic()
+        asked = self.control.stamp()
+        while self.control.stamp() == asked or self.obey().wish == "pause":
+            self.obey()
+            time.sleep(TICK)
+            if time.monotonic() - looked >= SPACE_CHECK and self.control.read().wish == "run":
+                looked = time.monotonic()
+                if shutil.disk_usage(self.spec.partial.parent).free >= pause.needs:
+                    return
+
+    # -- what goes out: the journal ----------------------------------------------------------------------------------
+
+    def record(self, event: JobEvent) -> None:
+        """Append to the journal. What it does not take now (a full store) is kept and tried again."""
+        self.fold.apply([event])
+        self.unwritten.append(event)
+        self.write_events()
+
+    def write_events(self) -> bool:
+        """Write what is waiting; False if the store still takes nothing."""
+        while self.unwritten:
+            try:
+                self.journal.append(self.unwritten[0])
+            except OSError:
+                return False
+            self.unwritten.popleft()
+        return True
+
+    def write_events_surely(self) -> None:
+        """Come back when the journal has taken everything, or when told to end."""
+        while not self.write_events() and not self.stopping:
+            time.sleep(TICK)
+
+    def finish(self, event: JobEvent) -> None:
+        """Journal the last event, and leave a summary for lists."""
+        self.record(event)
+        self.write_events_surely()
+        with contextlib.suppress(OSError):
+            self.journal.sync()
+        self.folder.write_summary(self.fold.snapshot().summary)
+
+    # -- the partial file --------------------------------------------------------------------------------------------
+
+    def check_before_start(self) -> None:
+        """The output's place and the source, once more: time has passed since the job was prepared."""
+        try:
+            preflight.check_sources(self.plan)
+        except ResumeFailed as error:
+            raise Hopeless(error) from error
+        preflight.check_output(self.spec, [Path(source.path) for source in self.plan.sources])
+
+    def open_partial(self) -> None:
+        """Open the partial file and keep of it what an earlier run finished, checked by hash."""
+        if self.partial:
+            return
+        try:
+            self.partial = Partial(self.spec.partial, self.plan, fresh=not self.fold.ranges)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise self.disk_full() from error
+        self.companion = Companion(self.partial)
+        if self.fold.ranges:
+            self.recheck(self.partial)
+
+    def recheck(self, partial: Partial) -> None:
+        """Forget journalled ranges whose bytes are not in the file: a power cut may have lost them."""
+        lost = []
+        for task, event in self.fold.ranges.items():
+            self.obey()
+            offset, length = self.plan.place(task)
+            if digest(partial.read(offset, length)) != event.digest:
+                lost.append((task.tensor, task.first))
+        self.record(events.Rechecked(kept=len(self.fold.ranges) - len(lost), lost=tuple(lost)))
+
+    def disk_full(self) -> Pause:
+        """The pause for a full disk."""
+        folder = self.spec.partial.parent
+        needs = self.plan.total - preflight.allocated(self.spec.partial)
+        return Pause(
+            f"{printable(str(folder))} is full, and {size(max(needs, 0))} must still be written; "
+            "make room and the job goes on.",
+            needs=max(needs, 1 << 16),
+        )
+
+    def remove_partial(self) -> None:
+        """Nothing of the job stays beside the output."""
+        self.release_partial()
+        with contextlib.suppress(OSError):
+            self.spec.partial.unlink(missing_ok=True)
+
+    def release_partial(self) -> None:
+        """Close the partial file; it stays."""
+        if self.companion:
+            self.companion.close()
+        if self.partial:
+            self.partial.close()
+        self.companion = self.partial = None
+
+    def close(self) -> None:
+        """Close everything; the journal gets what it did not take before if it takes it now."""
+        self.write_events()
+        self.release_partial()
+        self.journal.close()
+
+    # -- ranges ------------------------------------------------------------------------------------------------------
+
+    def quantize(self) -> None:
+        """Hand out ranges until all are in the file."""
+        todo = deque(task for task in self.tasks if task not in self.fold.ranges)
+        self.advance()
+        wanted = self.obey()
+        with Pool(self.folder.path, wanted.workers, wanted.nice) as pool:
+            round_ = _Round(self, pool, todo)
+            while todo or pool.busy or self.unwritten:
+                round_.step()
+        self.check_source_quickly(0)
+
+    def advance(self) -> None:
+        """Tell the companion how much of the file's beginning is final."""
+        while self.frontier < len(self.tasks) and self.tasks[self.frontier] in self.fold.ranges:
+            self.frontier += 1
+        if self.companion:
+            whole = self.frontier == len(self.tasks)
+            self.companion.advance(self.plan.total if whole else self.plan.place(self.tasks[self.frontier])[0])
+
+    def check_source_quickly(self, interval: float) -> None:
+        """Fail if the source's size or time changed; looks at most every `interval` seconds."""
+        if time.monotonic() - self.source_seen < interval:
+            return
+        self.source_seen = time.monotonic()
+        for source in self.plan.sources:
+            shown = printable(source.path)
+            try:
+                unchanged = source.looks_unchanged()
+            except OSError as error:
+                raise ResumeFailed(
+                    f"{shown} cannot be read any more: {error.strerror}; resume the job when it can."
+                ) from error
+            if not unchanged:
+                raise Hopeless(ResumeFailed(f"{shown} changed while the job ran; submit the job again."))
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def verify(self) -> None:
+        """Hold the file against the plan, hash it, load it in llama.cpp, and have it on disk."""
+        assert self.partial and self.companion
+        self.record(events.Verifying(step="comparing the file with the plan"))
+        sync = _Task(self.partial.sync)
+        check_layout(self.partial, self.plan)
+        facts = {}
+        if self.spec.verify:
+            self.record(events.Verifying(step="loading it in llama.cpp"))
+            facts = self.ask_llama()
+        self.record(events.Verifying(step="hashing"))
+        while (whole := self.companion.sha256(TICK)) is None:
+            self.obey()
+        self.record(events.Verifying(step="waiting for the disk"))
+        while not sync.done(TICK):
+            self.obey()
+        sync.result()
+        self.check_source_quickly(0)
+        self.record(events.Verified(sha256=whole, facts=facts))
+        self.write_events_surely()
+        self.journal.sync()
+
+    def ask_llama(self) -> dict[str, Any]:
+        """Load the file in llama.cpp's child process; its facts, or ValidationFailed with its reason."""
+        from ..llama import verify
+
+        expected = [(tensor.name, tensor.type) for tensor in self.plan.tensors]
+        path, threads = self.spec.partial, self.control.read().workers
+        asked = _Task(lambda: verify(path, self.folder.path, expected, threads=threads))
+        while not asked.done(TICK):
+            self.obey()
+        verification = asked.result()
+        if not verification.ok:
+            raise ValidationFailed(verification.problem)
+        return {"tokens": verification.tokens, "text": verification.text, "seconds": round(verification.seconds, 3)}
+
+    def publish(self) -> None:
+        """Give the file its name and put it into the library."""
+        output = Path(self.spec.output)
+        if output.exists() and not self.spec.overwrite:
+            raise preflight.OutputExists(
+                f"{printable(self.spec.output)} has appeared while the job ran; move it away and resume the job."
+            )
+        self.spec.partial.replace(output)
+        sync_folder(output.parent)
+        self.register()
+
+    def published_before(self) -> bool:
+        """True if an earlier run was cut off between the rename and its last words; then they are said now."""
+        output = Path(self.spec.output)
+        if not self.fold.sha256 or self.spec.partial.exists() or not output.exists():
+            return False
+        if output.stat().st_size != self.plan.total or sha256(output) != self.fold.sha256:
+            return False
+        self.register()
+        return True
+
+    def register(self) -> None:
+        """Put the result into the library, and end the job."""
+        seconds = round(self.fold.work_seconds, 3)
+        self.finish(events.Done(sha256=self.fold.sha256, n_bytes=self.plan.total, seconds=seconds))
+
+
+class _Round:
+    """One stretch of work with one pool of workers, until all is done or something halts it."""
+
+    def __init__(self, job: Supervisor, pool: Pool, todo: deque[Range]) -> None:
+        self.job = job
+        self.pool = pool
+        self.todo = todo
+        self.deaths: Counter[Range] = Counter()
+        self.deaths_at_start = 0
+        self.tensor_of: dict[int, int] = {}
+        self.halt: Pause | None = None
+
+    def step(self) -> None:
+        """Obey, hand out, gather; raises what ends the stretch early."""
+        job, pool = self.job, self.pool
+        wanted = job.obey()
+        if wanted.wish == "pause" and not self.halt:
+            self.halt = Pause()
+        if (wanted.workers, wanted.nice) != (pool.size, pool.nice):
+            self.settle(wanted)
+        if self.halt and not pool.busy:
+            raise self.halt
+        job.check_source_quickly(SOURCE_CHECK)
+        if job.write_events() and not self.halt:
+            pool.start_missing(len(self.todo))
+            self.hand_out()
+        for report in pool.wait(TICK):
+            if isinstance(report, Death):
+                self.bury(report)
+            else:
+                self.take(report)
+            self.hand_out()
+
+    def settle(self, wanted: Control) -> None:
+        """Another number of workers or another nice level from now on."""
+        if trouble := self.pool.settle(wanted.workers, wanted.nice):
+            self.job.record(events.Note(text=trouble))
+        self.job.record(events.SettingsChanged(workers=wanted.workers, nice=wanted.nice))
+
+    def hand_out(self) -> None:
+        """Give every idle worker a range."""
+        if self.halt or self.job.unwritten:
+            return
+        for worker in self.pool.idle():
+            if not self.todo:
+                if self.tensor_of.pop(worker, None) is not None:
+                    self.job.record(events.Working(worker=worker, tensor=-1))
+                continue
+            task = self.todo.popleft()
+            self.pool.give(worker, task)
+            if self.tensor_of.get(worker) != task.tensor:
+                self.tensor_of[worker] = task.tensor
+                self.job.record(events.Working(worker=worker, tensor=task.tensor))
+
+    def take(self, report: Report) -> None:
+        """Journal a finished range, or act on what went wrong with it."""
+        values, task = report.values, report.task
+        if "problem" not in values:
+            self.deaths_at_start = 0
+            done = events.RangeDone(
+                worker=report.worker,
+                tensor=task.tensor,
+                first=task.first,
+                count=task.count,
+                digest=values["digest"],
+                seconds=values["seconds"],
+                errors=tuple(values["errors"]),
+            )
+            self.job.record(done)
+            self.job.advance()
+            return
+        self.todo.appendleft(task)
+        problem, text = values["problem"], values["text"]
+        if problem == "space":
+            self.halt = self.job.disk_full()
+        elif problem == "weights":
+            raise Hopeless(ValidationFailed(text))
+        elif problem == "write":
+            raise QuantdeckError(
+                f"{printable(str(self.job.spec.partial))} could not be written: {text}; resume the job when it can."
+            )
+        else:
+            self.job.check_source_quickly(0)
+            raise QuantdeckError(text)
+
+    def bury(self, death: Death) -> None:
+        """Take back what a dead worker had in hand, and fail if that is what kills them."""
+        self.tensor_of.pop(death.worker, None)
+        text = f"Worker {death.worker} {death.reason}."
+        self.job.record(events.WorkerDied(worker=death.worker, reason=text))
+        if death.task is None:
+            self.deaths_at_start += 1
+            if self.deaths_at_start >= DEATHS_AT_START:
+                raise QuantdeckError(f"Workers do not come up: {death.reason}.")
+            return
+        self.todo.appendleft(death.task)
+        self.deaths[death.task] += 1
+        if self.deaths[death.task] >= DEATHS_BY_RANGE:
+            name = printable(self.job.plan.tensors[death.task.tensor].name)
+            last = death.task.first + death.task.count - 1
+            raise QuantdeckError(
+                f"Rows {death.task.first} to {last} of tensor {name} ended their worker twice, which {death.reason}; "
+                "free memory or use fewer workers, then resume."
+            )
+
+
+class _Task(Generic[T]):
+    """Something slow in a thread of its own."""
+
+    def __init__(self, action: Callable[[], T]) -> None:
+        self._action = action
+        self._error: Exception | None = None
+        self._value: list[T] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value.append(self._action())
+        except Exception as error:
+            self._error = error
+
+    def done(self, patience: float) -> bool:
+        """True if it has ended, after waiting for at most so many seconds."""
+        self._thread.join(patience)
+        return not self._thread.is_alive()
+
+    def result(self) -> T:
+        """Its value, or what it raised."""
+        if self._error:
+            raise self._error
+        return self._value[0]
+
+
+def check_layout(partial: Partial, plan: Plan) -> None:
+    """The file, read back by our strict reader, is what the plan says; ValidationFailed if not."""
+    from ..model import read_model
+
+    shown = printable(str(partial.path))
+    if os.fstat(partial.descriptor).st_size != plan.total or partial.read(0, len(plan.header)) != plan.header:
+        raise ValidationFailed(
+            f"{shown} is not as planned: its size or header differs; resume the job to write it again."
+        )
+    found = [(t.name, t.shape, t.type, t.offset, t.n_bytes) for t in read_model(partial.path).tensors]
+    if found != [(t.name, t.shape, t.type, t.offset, t.n_bytes) for t in plan.tensors]:
+        raise ValidationFailed(f"{shown} is not as planned: its list of tensors differs.")
+
+
+def main(folder: Path, ready: int) -> None:
+    """Take charge of the job in `folder`; one line on the descriptor `ready` says whether that worked."""
+    if os.fork():  # whoever started us need not wait for us, nor bury us
+        os._exit(0)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    job = JobFolder(folder)
+    lock = Lock(job.lock)
+    try:
+        if not lock.acquire(2.0):
+            raise ResumeFailed(f"Job {job.id} is already in the hands of another program.")
+        supervisor = Supervisor(job)
+    except (QuantdeckError, OSError) as error:
+        text = (
+            str(error)
+            if isinstance(error, QuantdeckError)
+            else f"The job's folder cannot be written: {error.strerror}."
+        )
+        os.write(ready, text.encode("utf-8", "replace"))
+        return
+    signal.signal(signal.SIGTERM, lambda *_: setattr(supervisor, "stopping", True))
+    os.write(ready, b"ok")
+    os.close(ready)
+    supervisor.run()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

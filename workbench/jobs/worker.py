@@ -1,0 +1,161 @@
+"""A worker process: takes tasks on its standard input, writes bytes at their final place, reports on its output.
+
+One JSON line each way: `{"tensor", "first", "count"}` in, `{"digest", "seconds", "errors"}` or `{"problem", "text"}`
+out. It ends when its input ends, and dies with its supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...kernels import KernelError, NotFinite, dequantize, quantize
+from ..errors import QuantdeckError
+from ..text import printable
+from .partial import digest, write_all
+from .plan import Plan, PlannedTensor, Range, source_model
+from .spec import JobSpec
+
+SAMPLED = 16
+"""Errors are measured on every so many-th row of a tensor, beginning with its first."""
+
+_NAN_ABOVE = {
+    "F16": (np.uint16, 0x7FFF, 0x7C00),
+    "BF16": (np.uint16, 0x7FFF, 0x7F80),
+    "F32": (np.uint32, 0x7FFFFFFF, 0x7F800000),
+}
+
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+
+
+class NoNumber(Exception):
+    """A weight is NaN or infinite; the text names tensor and row."""
+
+
+def main(folder: Path, supervisor: int) -> None:
+    """Work for the job in `folder` until the input ends."""
+    die_with(supervisor)
+    np.setbufsize(512)
+    worker = Worker(folder)
+    sys.stdout.buffer.write(b"{}\n")
+    sys.stdout.buffer.flush()
+    for line in sys.stdin.buffer:
+        report = worker.attempt(Range(**json.loads(line)))
+        sys.stdout.buffer.write(json.dumps(report).encode() + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def die_with(supervisor: int) -> None:
+    """Leave the supervisor's process group, ignore what a terminal sends, and die when the supervisor does."""
+    os.setpgid(0, 0)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # if memory runs out, the system shall take a worker, which can be replaced
+            Path("/proc/self/oom_score_adj").write_text("500")
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != supervisor:  # it died before the signal was arranged
+        sys.exit(1)
+
+
+class Worker:
+    """The open files of a job, and the arithmetic on one task."""
+
+    def __init__(self, folder: Path) -> None:
+        from ..model import open_source
+
+        spec, self.plan = JobSpec.read(folder / "spec.toml"), Plan.read(folder)
+        self.source = open_source(source_model(spec, self.plan))
+        self.output = os.open(spec.partial, os.O_WRONLY)
+        self.imatrix: dict[str, npt.NDArray[np.float32]] = {}
+
+    def attempt(self, task: Range) -> dict[str, Any]:
+        """Do a task; what goes wrong becomes a report."""
+        name = printable(self.plan.tensors[task.tensor].name)
+        try:
+            return self.do(task)
+        except NoNumber as error:
+            return {"problem": "weights", "text": str(error)}
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            return {"problem": "space" if full else "write", "text": error.strerror or str(error)}
+        except KernelError as error:
+            return {"problem": "weights", "text": f"Tensor {name} cannot be quantized: {error}."}
+        except QuantdeckError as error:
+            return {"problem": "source", "text": str(error)}
+        except MemoryError:
+            return {"problem": "memory", "text": f"There was not enough memory for tensor {name}; use fewer workers."}
+
+    def do(self, task: Range) -> dict[str, Any]:
+        """Read the rows, quantize them, write them; the report."""
+        began = time.perf_counter()
+        tensor = self.plan.tensors[task.tensor]
+        packed, errors = self.copy(tensor, task) if tensor.copied else self.quantize(tensor, task)
+        offset, n_bytes = self.plan.place(task)
+        assert packed.nbytes == n_bytes, f"{tensor.name}: {packed.nbytes} bytes instead of {n_bytes}"
+        write_all(self.output, packed.data.cast("B"), offset)
+        seconds = round(time.perf_counter() - began, 6)
+        return {"digest": digest(packed.data), "seconds": seconds, "errors": errors}
+
+    def copy(self, tensor: PlannedTensor, task: Range) -> tuple[npt.NDArray[np.uint8], list[float]]:
+        """The source's own bytes. NaN in them is refused, since models with NaN load and compute without an error."""
+        raw = np.frombuffer(self.source.raw(tensor.name, task.first, task.count), np.uint8)
+        if tensor.type in _NAN_ABOVE:
+            word, mask, largest = _NAN_ABOVE[tensor.type]
+            words = raw.view(word) & word(mask)
+            if words.size and words.max() > largest:
+                raise NoNumber(_where(tensor, task, (words > largest).reshape(task.count, -1)))
+        return raw, []
+
+    def quantize(self, tensor: PlannedTensor, task: Range) -> tuple[npt.NDArray[np.uint8], list[float]]:
+        """Packed rows (count, row_bytes), and the error sums over the sampled ones."""
+        rows = self.source.rows(tensor.name, task.first, task.count)
+        packed = np.empty((task.count, tensor.row_bytes), np.uint8)
+        sums = np.zeros(5)
+        for start, stop, importance in self.slices(tensor, task):
+            try:
+                packed[start:stop] = quantize(rows[start:stop], tensor.type, importance)
+            except NotFinite as error:
+                raise NoNumber(_where(tensor, task, ~np.isfinite(rows))) from error
+            first = start + -(task.first + start) % SAMPLED
+            sums += error_sums(rows[first:stop:SAMPLED], packed[first:stop:SAMPLED], tensor.type, importance)
+        return packed, [float(f"{value:.9g}") for value in sums]
+
+    def slices(self, tensor: PlannedTensor, task: Range) -> list[tuple[int, int, npt.NDArray[np.float32] | None]]:
+        """The task cut where one expert's rows end and another slice of the importance matrix begins."""
+        return [(0, task.count, None)]
+
+
+def error_sums(
+    rows: npt.NDArray[np.float32], packed: npt.NDArray[np.uint8], name: str, importance: npt.NDArray[np.float32] | None
+) -> npt.NDArray[np.float64]:
+    """The five numbers of `ErrorSums` for rows (n, k) and their packed form; sums of float32 squares in float64."""
+    if not len(rows):
+        return np.zeros(5)
+    difference = dequantize(np.ascontiguousarray(packed), name, rows.shape[1])
+    difference -= rows
+    # One sum a column serves the plain and the weighted figures.
+    error = np.einsum("ij,ij->j", difference, difference, dtype=np.float64)
+    squares = np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
+    weights = np.ones(rows.shape[1]) if importance is None else importance
+    return np.array([rows.size, squares.sum(), error.sum(), squares @ weights, error @ weights])
+
+
+def _where(tensor: PlannedTensor, task: Range, bad: npt.NDArray[np.bool_]) -> str:
+    row = task.first + int(np.argmax(bad.any(axis=1)))
+    return f"Tensor {printable(tensor.name)} holds NaN or infinity in row {row}; the source is damaged, get it again."
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
