@@ -10,7 +10,12 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, all of it or nothing, on disk before the name appears. Makes missing folders."""
+    """Replace `path` by `content`, all of it or nothing, on disk before the name appears. Makes missing folders.
+
+    If `path` is a symbolic link, the file it points to is replaced and the link stays. Permissions of a file that was
+    there are kept; a new one can be read and written by its owner alone.
+    """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".new")
     try:
