@@ -6,7 +6,8 @@ import dataclasses
 import difflib
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from functools import lru_cache
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from .text import printable
@@ -24,11 +25,11 @@ def from_table(kind: type[T], table: Mapping[str, Any], problems: list[str], whe
     """An instance of the data class `kind`; what does not fit falls back to the field's default.
 
     Each such value, and each key that looks like a known one mistyped, adds one sentence to `problems`, with `where`
-    (as `chat.`) before the key. Other unknown keys are passed over. A field's metadata may hold `least` and `most`.
+    (as `chat.`) before the key. Other unknown keys are passed over. A field's metadata may hold `least` and
+    `most`, and `stored` False keeps it out of tables.
     Raises Wrong only if a field without default is missing or wrong.
     """
-    fields = dataclasses.fields(cast(Any, kind))
-    hints = get_type_hints(kind)
+    fields, hints = _fields(cast(Hashable, kind))
     values: dict[str, Any] = {}
     for field in fields:
         key = where + field.name
@@ -49,12 +50,19 @@ def from_table(kind: type[T], table: Mapping[str, Any], problems: list[str], whe
 
 
 def to_table(value: Any) -> dict[str, Any]:
-    """The data class as plain dictionaries and lists; fields that are None are left out."""
+    """The data class as plain dictionaries and lists; fields that are None, or not `stored`, are left out."""
     return {
         field.name: _plain(getattr(value, field.name))
-        for field in dataclasses.fields(value)
+        for field in _fields(cast(Hashable, type(value)))[0]
         if getattr(value, field.name) is not None
     }
+
+
+@lru_cache(maxsize=64)
+def _fields(kind: Any) -> tuple[tuple[dataclasses.Field[Any], ...], dict[str, Any]]:
+    """The fields that tables hold, and their types; evaluating the annotations is slow, so once is enough."""
+    stored = tuple(field for field in dataclasses.fields(kind) if field.metadata.get("stored", True))
+    return stored, get_type_hints(kind)
 
 
 def _value(kind: Any, value: Any, problems: list[str], where: str) -> Any:
