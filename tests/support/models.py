@@ -5,6 +5,8 @@ make_model(tmp_path / "m.gguf", "llama", seed=0, dtype="F16", n_layer=2) -> Path
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -354,11 +356,20 @@ def make_model(path: Path, kind: str, seed: int = 0, dtype: str = "F16", *, empt
 
 
 def write_model(
-    path: Path, description: Description, seed: int = 0, dtype: str = "F16", *, empty: bool = False
+    path: Path,
+    description: Description,
+    seed: int = 0,
+    dtype: str = "F16",
+    *,
+    empty: bool = False,
+    tensors_per_shard: int = 0,
 ) -> Path:
-    """Write what is described: matrices in `dtype`, vectors, routers and convolutions in F32, as converters do."""
-    writer = gguf.GGUFWriter(path, description.architecture)
-    writer.add_name(f"tiny {description.architecture}")
+    """Write what is described: matrices in `dtype`, vectors, routers and convolutions in F32, as converters do.
+
+    With `tensors_per_shard` the model is split beside `path`, and the first shard's path is returned.
+    """
+    writer = gguf.GGUFWriter(path, description.architecture, split_max_tensors=tensors_per_shard)
+    writer.add_name("tiny model")
     writer.add_file_type({"F32": 0, "F16": 1, "BF16": 32}[dtype])
     for key, item in description.metadata.items():
         _add(writer, f"{description.architecture}.{key}", item)
@@ -376,7 +387,7 @@ def write_model(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return next(iter(sorted(path.parent.glob(f"{path.stem}-00001-of-*.gguf")))) if tensors_per_shard else path
 
 
 def _stays_f32(name: str, shape: tuple[int, ...]) -> bool:
@@ -429,3 +440,31 @@ def _add_tokenizer(writer: gguf.GGUFWriter, description: Description) -> None:
     writer.add_token_list(tokens)
     writer.add_token_scores([-float(i) for i in range(n)])
     writer.add_token_types(types)
+
+
+_LOAD = """
+import ctypes, sys
+import llama_cpp
+model = llama_cpp.llama_model_load_from_file(sys.argv[1].encode(), llama_cpp.llama_model_default_params())
+assert model, "not loaded"
+params = llama_cpp.llama_context_default_params()
+params.n_ctx, params.n_threads, params.embeddings = 64, 1, sys.argv[2] == "bert"
+context = llama_cpp.llama_init_from_model(model, params)
+tokens = (llama_cpp.llama_token * 4)(2, 10, 11, 3)
+batch = llama_cpp.llama_batch_get_one(tokens, 4)
+run = llama_cpp.llama_encode if sys.argv[2] == "bert" else llama_cpp.llama_decode
+assert run(context, batch) == 0, "not run"
+if sys.argv[2] != "bert":
+    logits = llama_cpp.llama_get_logits(context)[: 320]
+    assert all(x == x and abs(x) < 1e30 for x in logits), "not finite"
+"""
+
+
+def loads(path: Path) -> bool:
+    """True if llama.cpp loads the model in a child process and computes finite figures for four tokens."""
+    architecture = gguf.GGUFReader(path).fields["general.architecture"].contents()
+    command = [sys.executable, "-c", _LOAD, str(path), architecture]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if child.returncode:
+        print(child.stderr[-2000:])
+    return child.returncode == 0

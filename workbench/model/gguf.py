@@ -19,12 +19,12 @@ import numpy as np
 
 from ...kernels import TYPES, KernelError, dequantize
 from ..errors import ModelNotFound, QuantdeckError, ValidationFailed
-from ..text import printable
 from .gguf_format import (
     ARRAY,
     DEFAULT_ALIGNMENT,
     MAGIC,
     MAX_DIMENSIONS,
+    MAX_KEY_BYTES,
     MAX_NAME_BYTES,
     SCALARS,
     STORED,
@@ -34,9 +34,15 @@ from .gguf_format import (
     padded,
 )
 from .model import Floats, Model, Tensor, Value
+from .wording import shown
 
 MAX_HEADER = 256 << 20
 """Bytes of the largest header that is read; a vocabulary of 256,000 words with its merges takes about 20 MB."""
+
+MAX_VALUES, MAX_TENSORS = 100_000, 200_000
+"""Real models hold some dozens of values and, with each expert on its own, up to 50,000 tensors."""
+
+MAX_ALIGNMENT = 1 << 20
 
 _PIECE = 1 << 20
 _SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
@@ -62,7 +68,7 @@ def read_gguf(path: Path) -> GgufFile:
     try:
         return _Parser(path, descriptor).parse()
     except OSError as error:
-        raise ModelNotFound(f"{_name(path)} cannot be read: {error.strerror}.") from error
+        raise ModelNotFound(f"{shown(path)} cannot be read: {error.strerror}.") from error
     finally:
         os.close(descriptor)
 
@@ -78,13 +84,13 @@ def read_gguf_model(path: Path) -> Model:
     files = _all_shards(file)
     first = files[0]
     if "general.architecture" not in first.metadata:
-        raise ValidationFailed(f"{_name(path)} is a GGUF file, but not a model: it does not name its architecture.")
+        raise ValidationFailed(f"{shown(path)} is a GGUF file, but not a model: it does not name its architecture.")
     architecture = first.metadata["general.architecture"].python
     if not isinstance(architecture, str):
-        raise ValidationFailed(f"{_name(path)} does not name its architecture in words.")
+        raise ValidationFailed(f"{shown(path)} does not name its architecture in words.")
     tensors = tuple(replace(t, file=i) for i, shard in enumerate(files) for t in shard.tensors)
     if len({t.name for t in tensors}) != len(tensors):
-        raise ValidationFailed(f"{_name(path)} is damaged: two of its shards hold a tensor of the same name.")
+        raise ValidationFailed(f"{shown(path)} is damaged: two of its shards hold a tensor of the same name.")
     return Model(first.path, "gguf", architecture, first.metadata, tensors, tuple(shard.path for shard in files))
 
 
@@ -95,20 +101,20 @@ def _all_shards(file: GgufFile) -> list[GgufFile]:
     match = _SHARD_NAME.fullmatch(file.path.name)
     if not match or int(match["count"]) != count:
         raise ValidationFailed(
-            f"{_name(file.path)} is one of {count} shards, but is not named like one (NAME-00001-of-{count:05}.gguf)."
+            f"{shown(file.path)} is one of {count} shards, but is not named like one (NAME-00001-of-{count:05}.gguf)."
         )
     shards = []
     for number in range(1, count + 1):
         path = file.path.with_name(f"{match['stem']}-{number:05}-of-{count:05}.gguf")
         if not path.exists():
-            raise ModelNotFound(f"Shard {number} of {count} is missing: {_name(path)} must lie beside the others.")
+            raise ModelNotFound(f"Shard {number} of {count} is missing: {shown(path)} must lie beside the others.")
         shard = file if path == file.path else read_gguf(path)
         if (_integer(shard, "split.count"), _integer(shard, "split.no")) != (count, number - 1):
-            raise ValidationFailed(f"{_name(path)} does not hold shard {number} of {count}, as its name says.")
+            raise ValidationFailed(f"{shown(path)} does not hold shard {number} of {count}, as its name says.")
         shards.append(shard)
     found, expected = sum(len(shard.tensors) for shard in shards), _integer(shards[0], "split.tensors.count")
     if found != expected:
-        raise ValidationFailed(f"{_name(file.path)} and its other shards hold {found} tensors instead of {expected}.")
+        raise ValidationFailed(f"{shown(file.path)} and its other shards hold {found} tensors instead of {expected}.")
     return shards
 
 
@@ -116,7 +122,7 @@ def _integer(file: GgufFile, key: str) -> int:
     value = file.metadata.get(key)
     number = 0 if value is None or value.kind == ARRAY else value.python
     if not isinstance(number, int):
-        raise ValidationFailed(f"{_name(file.path)} is damaged: {key} is not a number.")
+        raise ValidationFailed(f"{shown(file.path)} is damaged: {key} is not a number.")
     return number
 
 
@@ -127,30 +133,26 @@ def open_file(path: Path) -> int:
         if stat.S_ISDIR(mode):
             raise ModelNotFound(_about_folder(path))
         if not stat.S_ISREG(mode):
-            raise ModelNotFound(f"{_name(path)} is not a file but a pipe, device or socket.")
+            raise ModelNotFound(f"{shown(path)} is not a file but a pipe, device or socket.")
         # Without O_NONBLOCK, a pipe that takes the file's place just now would block for ever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
-        raise ModelNotFound(f"There is no file {_name(path)}.") from None
+        raise ModelNotFound(f"There is no file {shown(path)}.") from None
     except PermissionError:
-        raise ModelNotFound(f"{_name(path)} cannot be read: you have no permission.") from None
+        raise ModelNotFound(f"{shown(path)} cannot be read: you have no permission.") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ModelNotFound(f"{_name(path)} cannot be opened: {reason}.") from None
+        raise ModelNotFound(f"{shown(path)} cannot be opened: {reason}.") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ModelNotFound(f"{_name(path)} is not a file.")
+        raise ModelNotFound(f"{shown(path)} is not a file.")
     return descriptor
 
 
 def _about_folder(path: Path) -> str:
     inside = sorted(p.name for p in path.glob("*.gguf"))[:5]
-    hint = f"name a file in it, such as {', '.join(map(printable, inside))}" if inside else "it holds no .gguf file"
-    return f"{_name(path)} is a folder; {hint}."
-
-
-def _name(path: Path) -> str:
-    return printable(str(path))
+    hint = f"name a file in it, such as {', '.join(map(shown, inside))}" if inside else "it holds no .gguf file"
+    return f"{shown(path)} is a folder; {hint}."
 
 
 class _Parser:
@@ -173,10 +175,10 @@ class _Parser:
 
     def _preamble(self) -> tuple[int, int]:
         if self.size == 0:
-            raise ValidationFailed(f"{_name(self.path)} is empty.")
+            raise ValidationFailed(f"{shown(self.path)} is empty.")
         magic = self._bytes(4)
         if magic != MAGIC:
-            raise ValidationFailed(f"{_name(self.path)} is not a GGUF file: it does not begin with the letters GGUF.")
+            raise ValidationFailed(f"{shown(self.path)} is not a GGUF file: it does not begin with the letters GGUF.")
         version = self._number("<I")
         if version & 0xFFFF == 0:
             raise self._bad("it was written for big-endian machines, which is not supported")
@@ -186,18 +188,18 @@ class _Parser:
         # A value takes at least 13 bytes (key of one byte, kind, one byte), a tensor 25 (empty name, no dimensions).
         if n_values * 13 + n_tensors * 25 > self.size:
             raise self._bad(f"it claims {n_values} metadata values and {n_tensors} tensors, more than it has room for")
+        if n_values > MAX_VALUES or n_tensors > MAX_TENSORS:
+            raise self._bad(f"it holds {n_values} metadata values and {n_tensors} tensors, more than any real model")
         return n_tensors, n_values
 
     def _metadata(self, count: int) -> dict[str, Value]:
         metadata: dict[str, Value] = {}
         for number in range(count):
             self.doing = f"metadata value {number + 1} of {count}"
-            key = self._string()
+            key = self._key()
             if not key or key in metadata:
-                raise self._bad(
-                    f"it holds the metadata key {printable(key)!r} twice" if key else "it holds an empty key"
-                )
-            self.doing = f"the metadata value {printable(key)}"
+                raise self._bad(f"it holds the metadata key {shown(key)} twice" if key else "it holds an empty key")
+            self.doing = f"the metadata value {shown(key)}"
             kind = self._number("<I")
             start = self.position
             self._skip_value(kind)
@@ -238,8 +240,8 @@ class _Parser:
         if value is None:
             return DEFAULT_ALIGNMENT
         alignment = value.python if value.kind == 4 else 0
-        if alignment <= 0 or alignment & (alignment - 1):
-            raise self._bad("its general.alignment is not a power of two")
+        if not 0 < alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
+            raise self._bad("its general.alignment is not a power of two of sensible size")
         return int(alignment)
 
     def _tensors(self, count: int) -> list[Tensor]:
@@ -252,33 +254,33 @@ class _Parser:
             name = self._bytes(length).decode("utf-8", "surrogateescape")
             if not name or "\0" in name or name in tensors:
                 what = "twice" if name in tensors else "which is no name"
-                raise self._bad(f"it holds a tensor {printable(name)!r}, {what}")
+                raise self._bad(f"it holds a tensor {shown(name)}, {what}")
             tensors[name] = self._tensor(name)
         return list(tensors.values())
 
     def _tensor(self, name: str) -> Tensor:
-        shown = f"tensor {printable(name)}"
+        named = f"tensor {shown(name)}"
         n_dimensions = self._number("<I")
         if not 1 <= n_dimensions <= MAX_DIMENSIONS:
-            raise self._bad(f"{shown} has {n_dimensions} dimensions, and 1 to {MAX_DIMENSIONS} are allowed")
+            raise self._bad(f"{named} has {n_dimensions} dimensions, and 1 to {MAX_DIMENSIONS} are allowed")
         shape = struct.unpack(f"<{n_dimensions}Q", self._bytes(8 * n_dimensions))
         if not all(shape):
-            raise self._bad(f"{shown} has a dimension of length zero")
+            raise self._bad(f"{named} has a dimension of length zero")
         # ggml does not count last dimensions of one, nor writes them.
         while len(shape) > 1 and shape[-1] == 1:
             shape = shape[:-1]
         number = self._number("<I")
         if number not in TYPE_NAMES:
-            raise self._bad(f"{shown} has the unknown type {number}; a newer version may know it")
+            raise self._bad(f"{named} has the unknown type {number}; a newer version may know it")
         type_name = TYPE_NAMES[number]
         stored = STORED[type_name]
         if shape[0] % stored.block_size:
             raise self._bad(
-                f"{shown} has rows of {shape[0]}, not a multiple of {stored.block_size} as {type_name} needs"
+                f"{named} has rows of {shape[0]}, not a multiple of {stored.block_size} as {type_name} needs"
             )
         n_bytes = stored.n_bytes(shape[0], math.prod(shape[1:]))
         if n_bytes > self.size:
-            raise self._bad(f"{shown} is larger than the whole file; the file is truncated or damaged")
+            raise self._bad(f"{named} is larger than the whole file; the file is truncated or damaged")
         return Tensor(name, shape, type_name, n_bytes, offset=self._number("<Q"))
 
     def _placed(self, tensors: list[Tensor], alignment: int) -> tuple[Tensor, ...]:
@@ -286,11 +288,11 @@ class _Parser:
         start = padded(self.position, alignment)
         offset, placed = 0, []
         for tensor in tensors:
-            shown = f"tensor {printable(tensor.name)}"
+            named = f"tensor {shown(tensor.name)}"
             if tensor.offset != offset:
-                raise self._bad(f"{shown} begins at byte {tensor.offset} of the weights instead of {offset}")
+                raise self._bad(f"{named} begins at byte {tensor.offset} of the weights instead of {offset}")
             if start + offset + tensor.n_bytes > self.size:
-                raise self._bad(f"{shown} reaches beyond the end of the file, which is truncated")
+                raise self._bad(f"{named} reaches beyond the end of the file, which is truncated")
             placed.append(replace(tensor, offset=start + offset))
             offset += padded(tensor.n_bytes, alignment)
         return tuple(placed)
@@ -322,14 +324,18 @@ class _Parser:
         self._skip(struct.calcsize(layout))
         return int(struct.unpack_from(layout, self.buffer, start)[0])
 
-    def _string(self) -> str:
-        return self._bytes(self._number("<Q")).decode("utf-8", "surrogateescape")
+    def _key(self) -> str:
+        length = self._number("<Q")
+        if length > MAX_KEY_BYTES:
+            self._need(self.position + length)
+            raise self._bad(f"a metadata key of {length} bytes is longer than the {MAX_KEY_BYTES} that are allowed")
+        return self._bytes(length).decode("utf-8", "surrogateescape")
 
     def _truncated(self) -> QuantdeckError:
-        return ValidationFailed(f"{_name(self.path)} is truncated or damaged: it ends within {self.doing}.")
+        return ValidationFailed(f"{shown(self.path)} is truncated or damaged: it ends within {self.doing}.")
 
     def _bad(self, what: str) -> QuantdeckError:
-        return ValidationFailed(f"{_name(self.path)} cannot be used: {what}.")
+        return ValidationFailed(f"{shown(self.path)} cannot be used: {what}.")
 
 
 class GgufSource:
@@ -355,7 +361,7 @@ class GgufSource:
         """
         info = self._model.by_name[tensor]
         if info.type not in TYPES:
-            raise ValidationFailed(f"Tensor {printable(tensor)} of type {info.type} cannot be read as weights.")
+            raise ValidationFailed(f"Tensor {shown(tensor)} of type {info.type} cannot be read as weights.")
         if info.type == "F32":
             weights = np.empty((count, info.row_length), np.float32)
             self._read(info, first, count, weights.reshape(-1).view(np.uint8).data)
@@ -368,7 +374,7 @@ class GgufSource:
         try:
             return dequantize(np.frombuffer(packed, np.uint8).reshape(count, row_bytes), info.type, info.row_length)
         except KernelError as error:
-            raise ValidationFailed(f"Tensor {printable(tensor)} cannot be unpacked: {error}.") from error
+            raise ValidationFailed(f"Tensor {shown(tensor)} cannot be unpacked: {error}.") from error
 
     def raw(self, tensor: str, first: int, count: int) -> bytes:
         """The same rows as bytes in the tensor's own type; ValidationFailed as `rows`."""
@@ -392,7 +398,7 @@ class GgufSource:
             try:
                 got = os.preadv(self._descriptors[tensor.file], [target[done:]], position + done)
             except OSError as error:
-                raise ValidationFailed(f"{_name(path)} cannot be read: {error.strerror}.") from error
+                raise ValidationFailed(f"{shown(path)} cannot be read: {error.strerror}.") from error
             if got == 0:
-                raise ValidationFailed(f"{_name(path)} has become shorter since its header was read.")
+                raise ValidationFailed(f"{shown(path)} has become shorter since its header was read.")
             done += got

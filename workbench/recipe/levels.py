@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ..errors import BadArgument
-from ..text import printable
+from ..model.wording import shown
 
 
 @dataclass(frozen=True)
@@ -85,4 +85,4 @@ def find_level(name: str) -> Level:
         return LEVELS[wanted]
     near = difflib.get_close_matches(wanted, [*LEVELS, *ALIASES], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the levels are {', '.join(LEVELS)}."
-    raise BadArgument(f"There is no level {printable(name)!r}; {hint}")
+    raise BadArgument(f"There is no level '{shown(name)}'; {hint}")

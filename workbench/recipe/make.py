@@ -8,7 +8,7 @@ from collections import Counter
 from ...kernels import TYPES
 from ..errors import BadArgument, ValidationFailed
 from ..model import Model, Tensor
-from ..text import printable
+from ..model.wording import shown
 from .kept import why_kept
 from .levels import Level, find_level
 from .mixes import EMBEDDINGS, FALLBACKS, VERY_LOW, Place, Role, mixed_type, output_type, role_of
@@ -28,10 +28,12 @@ def make_recipe(
 
     Raises:
         BadArgument: an unknown level or type, an expression that does not compile or finds no tensor, rows that do
-            not fit a type that was asked for, and without `preview` a level that needs an importance matrix without
-            one, or weights already quantized (unless `allow_requantize`).
+            not fit a type that was asked for, no weights at all, and without `preview` a level that needs an importance
+            matrix without one, or weights already quantized (unless `allow_requantize`).
         ValidationFailed: metadata that the choice depends on is missing or damaged.
     """
+    if not model.tensors:
+        raise BadArgument(f"{shown(model.path)} holds no weights, only a vocabulary or metadata.")
     if imatrix is not None and not imatrix.names:
         imatrix = None
     level = find_level(request.level)
@@ -97,7 +99,7 @@ class _Chooser:
         default = self.level.type
         override = self._override(tensor.name)
         if override:
-            return override.type, f"asked by {printable(override.pattern.pattern)!r}", False
+            return override.type, f"asked by '{shown(override.pattern.pattern)}'", False
         if self.request.pure:
             return default, "", False
         if self.traits.architecture == "glm5-next" and _needs_eight_bits(tensor.name):
@@ -132,7 +134,7 @@ class _Chooser:
             index = _layer(tensor.name, -1)
             if not 0 <= index < total:
                 raise ValidationFailed(
-                    f"Tensor {printable(tensor.name)} belongs to none of the model's {total} layers, so its type"
+                    f"Tensor {shown(tensor.name)} belongs to none of the model's {total} layers, so its type"
                     " cannot be chosen."
                 )
         return Place(index, total, self.traits, self.imatrix is not None)
@@ -154,13 +156,13 @@ class _Chooser:
     def _fitting(self, tensor: Tensor, asked: str) -> str:
         if _misfits(tensor, asked):
             raise BadArgument(
-                f"Tensor {printable(tensor.name)} cannot become {asked}: {_misfit(tensor, asked)}; Q8_0 or F16 may do."
+                f"Tensor {shown(tensor.name)} cannot become {asked}: {_misfit(tensor, asked)}; Q8_0 or F16 may do."
             )
         return asked
 
     def _choice(self, tensor: Tensor, chosen: str, reason: str, *, fallback: bool = False) -> TensorChoice:
         if chosen != tensor.type and tensor.type not in TYPES:
-            raise ValidationFailed(f"Tensor {printable(tensor.name)} of type {tensor.type} cannot be quantized.")
+            raise ValidationFailed(f"Tensor {shown(tensor.name)} of type {tensor.type} cannot be quantized.")
         asked = tensor.type if self.level.copies else self.level.type
         return TensorChoice(
             tensor,
@@ -194,7 +196,7 @@ def _fallback(tensor: Tensor, wanted: str) -> str:
         return wanted
     if wanted not in FALLBACKS and TYPES[wanted].block_size > 32:
         raise BadArgument(
-            f"Tensor {printable(tensor.name)} cannot become {wanted}, and no other type is meant to take its place:"
+            f"Tensor {shown(tensor.name)} cannot become {wanted}, and no other type is meant to take its place:"
             f" {_misfit(tensor, wanted)}."
         )
     instead = FALLBACKS.get(wanted, wanted)
@@ -217,7 +219,7 @@ def _refuse_requantizing(choices: tuple[TensorChoice, ...], request: Request) ->
     for choice in choices:
         if not choice.copied and TYPES[choice.tensor.type].quantized:
             raise BadArgument(
-                f"The model is already quantized ({printable(choice.tensor.name)} is {choice.tensor.type}), and"
+                f"The model is already quantized ({shown(choice.tensor.name)} is {choice.tensor.type}), and"
                 " quantizing it again would lose quality: start from the 16-bit or 32-bit model, or allow it"
                 " explicitly."
             )
@@ -228,7 +230,7 @@ def _refuse_without_imatrix(choices: tuple[TensorChoice, ...], level: Level, ima
     missing = [choice for choice in choices if choice.needs_imatrix and choice.tensor.name not in covered]
     if not missing:
         return
-    first = f"{len(missing)} tensors, among them {printable(missing[0].tensor.name)} as {missing[0].type}"
+    first = f"{len(missing)} tensors, among them {shown(missing[0].tensor.name)} as {missing[0].type}"
     if imatrix is None:
         raise BadArgument(
             f"{level.name} needs an importance matrix, or the result is garbage ({first}): calibrate one, or choose"
@@ -248,7 +250,7 @@ def _notes(
         if left_out:
             notes.append(
                 f"The importance matrix does not cover {len(left_out)} tensors (such as"
-                f" {printable(left_out[0].tensor.name)}); they are quantized without it."
+                f" {shown(left_out[0].tensor.name)}); they are quantized without it."
             )
     return tuple(notes)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ...kernels import TYPES
 from ..errors import BadArgument
-from ..text import printable
+from ..model.wording import shown
 
 # What Python reads differently from ECMAScript, or only one of them knows.
 _NOT_COMMON = re.compile(r"\(\?(?![:=!])|\[\[:|\\[AZz]|[*+?}]\+")
@@ -26,7 +26,7 @@ def find_type(name: str) -> str:
     """A tensor type by its name in any case; BadArgument if there is none."""
     wanted = name.strip().upper()
     if wanted not in TYPES:
-        raise BadArgument(f"There is no tensor type {printable(name)!r}; the types are {', '.join(TYPES)}.")
+        raise BadArgument(f"There is no tensor type '{shown(name)}'; the types are {', '.join(TYPES)}.")
     return wanted
 
 
@@ -41,13 +41,13 @@ def compile_overrides(pairs: Sequence[tuple[str, str]], names: Sequence[str]) ->
 
 
 def _compiled(expression: str, names: Sequence[str]) -> re.Pattern[str]:
-    shown = printable(expression)
+    named = f"The expression '{shown(expression)}'"
     if _NOT_COMMON.search(expression):
-        raise BadArgument(f"The expression {shown!r} uses syntax that is not common to Python and ECMAScript.")
+        raise BadArgument(f"{named} uses syntax that is not common to Python and ECMAScript.")
     try:
         pattern = re.compile(expression, re.ASCII)
     except (re.error, OverflowError, RecursionError) as error:
-        raise BadArgument(f"The expression {shown!r} cannot be understood: {error}.") from None
+        raise BadArgument(f"{named} cannot be understood: {error}.") from None
     if not any(pattern.search(name) for name in names):
-        raise BadArgument(f"The expression {shown!r} finds none of the tensors that can be quantized.")
+        raise BadArgument(f"{named} finds none of the tensors that can be quantized.")
     return pattern

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ValidationFailed
 from ..model import Model
-from ..text import printable
+from ..model.wording import shown
 
 OUTPUT = "output.weight"
 
@@ -78,6 +78,6 @@ def _number(model: Model, key: str, default: int = 0, *, required: bool = False)
     if found is None and not required:
         return default
     if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < 1 << 31:
-        shown = printable(key.replace("{arch}", model.architecture))
-        raise ValidationFailed(f"{printable(str(model.path))} is damaged: its metadata gives no valid {shown}.")
+        full = shown(key.replace("{arch}", model.architecture))
+        raise ValidationFailed(f"{shown(model.path)} is damaged: its metadata gives no valid {full}.")
     return found
