@@ -49,20 +49,15 @@ class BlockCodec:
         blocks = packed.reshape(n * k // self.block_size, self.block_bytes)
         values = np.empty((len(blocks), self.block_size), np.float32)
         with np.errstate(all="ignore"):
-            for part in self._chunks(len(blocks)):
+            for part in slices(len(blocks), CHUNK // self.block_size):
                 self._unpack(blocks[part], values[part])
         return values.reshape(n, k)
 
     def _quantize_blocks(self, rows: Floats, imatrix: Floats | None, packed: Bytes) -> None:
         """Quantize rows (n, k) into `packed` (blocks, block_bytes); overridden where the imatrix has an influence."""
         blocks = rows.reshape(-1, self.block_size)
-        for part in self._chunks(len(blocks)):
+        for part in slices(len(blocks), CHUNK // self.block_size):
             self._pack(columns(blocks[part]), packed[part])
-
-    def _chunks(self, blocks: int) -> Iterator[slice]:
-        step = CHUNK // self.block_size
-        for start in range(0, blocks, step):
-            yield slice(start, min(start + step, blocks))
 
     def _pack(self, x: Floats, packed: Bytes) -> None:
         """Quantize the columns `x` (block_size, m) into `packed` (m, block_bytes), without an importance matrix."""
@@ -71,6 +66,11 @@ class BlockCodec:
     def _unpack(self, packed: Bytes, values: Floats) -> None:
         """Write the weights of `packed` (m, block_bytes) to `values` (m, block_size)."""
         raise NotImplementedError
+
+
+def slices(count: int, step: int) -> Iterator[slice]:
+    """Consecutive slices of at most `step` over `count` items."""
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
 def columns(blocks: Floats) -> Floats:

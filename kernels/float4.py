@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ._blocks import BlockCodec, Levels, columns, join_bits, largest_magnitude
+from ._blocks import CHUNK, BlockCodec, Levels, columns, join_bits, largest_magnitude, slices
 from .registry import Bytes, Codec, Floats
 
 FP4 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
@@ -54,7 +54,7 @@ class NVFP4(BlockCodec):
 
     def _quantize_blocks(self, rows: Floats, imatrix: Floats | None, packed: Bytes) -> None:
         sub_blocks = rows.reshape(-1, 16)
-        for part in self._chunks(len(packed)):
+        for part in slices(len(packed), CHUNK // self.block_size):
             self._pack(columns(sub_blocks[4 * part.start : 4 * part.stop]), packed[part])
 
     def _pack(self, x: Floats, packed: Bytes) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._blocks import (
+    CHUNK,
     GROUP_MAX_EPS,
     ROUNDABLE,
     BlockCodec,
@@ -34,6 +35,7 @@ from ._blocks import (
     nearest_int,
     reciprocal,
     signed_maximum,
+    slices,
 )
 from .registry import Bytes, Codec, Floats
 
@@ -54,7 +56,7 @@ class _Legacy(BlockCodec):
         blocks = rows.reshape(-1, self.block_size)
         sigma2 = _mean_of_squares(rows)
         blocks_per_row = rows.shape[1] // self.block_size
-        for part in self._chunks(len(blocks)):
+        for part in slices(len(blocks), CHUNK // self.block_size):
             x = columns(blocks[part])
             weights = x * x
             weights += sigma2[np.arange(part.start, part.stop) // blocks_per_row]
