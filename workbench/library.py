@@ -115,7 +115,7 @@ class Library:
         for file in self._files():
             try:
                 entries.append(_marked(self._read(file, problems)[0]))
-            except FileNotFoundError:
+            except FileNotFoundError:  # noqa: PERF203 - each file stands or falls alone
                 continue  # somebody removed it just now
             except (OSError, ValueError, RecursionError) as error:
                 problems.append(f"{file.name} in the library is damaged: {_reason(error)}.")

@@ -137,7 +137,7 @@ def damages():
     yield json.dumps(good | {"sha256": "0" * 64}).encode()
 
 
-@pytest.mark.parametrize("content", damages())
+@pytest.mark.parametrize("content", list(damages()))
 def test_damage_is_reported_and_the_rest_is_listed(library, content):
     library.add(entry(1))
     file = file_of(library, entry(0))
