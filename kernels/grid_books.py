@@ -110,6 +110,11 @@ class Book:
     table_of: npt.NDArray[np.uint8]
     column_of: Ints
 
+    @property
+    def first_state(self) -> int:
+        """The state of grid point 0."""
+        return int(self.level[0] @ self.levels ** np.arange(self.group))
+
 
 @cache
 def book(name: str) -> Book:
@@ -120,8 +125,7 @@ def book(name: str) -> Book:
     index = np.full(levels**group, -1, np.int16)
     index[state_of_point] = np.arange(len(level))
     full = _neighbours(level, levels, shells, index)
-    # IQ1 does not round to the nearest level, so there no neighbour is sure to beat another one.
-    useful = full if name == "IQ1_S" else _undominated(full, level, levels)
+    useful = _undominated(full, level, levels)
     tables, table_of, column_of = _tabulate(useful, level)
     odd = np.ascontiguousarray(2 * level.T + 1, np.float32)
     return Book(group, levels, level, odd, index, full, useful, tables, table_of, column_of)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ._blocks import from_halves, halves
 from .grid_books import book
 from .grid_parts import (
     GridCodec,
@@ -18,9 +19,9 @@ from .grid_parts import (
     signed_points,
     split_nibbles,
     split_sign_words,
+    to_columns,
 )
 from .grid_search import Fit, search
-from .k_columns import half_bytes, read_half, to_columns
 from .registry import Bytes, Floats
 
 
@@ -64,7 +65,7 @@ class IQ3S(_IQ3):
         signs = np.where(fit.empty, 0, sign_bits(x) ^ np.uint8(255) * (fit.scale < 0)).astype(np.uint8)
         d, code = scale_codes(np.abs(fit.scale).reshape(8, supers), 31, 15)
         point = by_super_block(fit.point, supers)
-        out[:, 0:2] = half_bytes(d * np.float32(1.033))
+        out[:, 0:2] = halves(d * np.float32(1.033))
         out[:, 2:66] = point & 255
         out[:, 66:74] = np.packbits((point >> 8).astype(np.uint8), axis=1, bitorder="little")
         out[:, 74:106] = by_super_block(signs, supers)
@@ -83,7 +84,7 @@ class IQ3S(_IQ3):
     def _unpack(self, packed: Bytes, out: Floats) -> None:
         high = np.unpackbits(packed[:, 66:74], axis=1, bitorder="little").astype(np.intp)
         code = split_nibbles(packed[:, 106:110])
-        scale = read_half(packed, 0) * (2 * code + 1).astype(np.float32)
+        scale = from_halves(packed[:, 0:2]) * (2 * code + 1).astype(np.float32)
         signed_points(self.name, packed[:, 2:66] | high << 8, packed[:, 74:106], scale, out)
 
 
@@ -105,12 +106,12 @@ class IQ3XXS(_IQ3):
         signs = np.where(fit.empty, 0, signs ^ np.uint8(127) * (fit.scale < 0)).astype(np.uint8)
         d, code = scale_codes(np.abs(fit.scale).reshape(8, supers), 31, 15)
         words = sign_words(signs, code)
-        out[:, 0:2] = half_bytes(d * np.float32(1.0125))
+        out[:, 0:2] = halves(d * np.float32(1.0125))
         out[:, 2:66] = by_super_block(fit.point, supers)
         out[:, 66:98] = words.view(np.uint8).reshape(supers, 32)
         out[d == 0] = 0
 
     def _unpack(self, packed: Bytes, out: Floats) -> None:
         signs, code = split_sign_words(np.ascontiguousarray(packed[:, 66:98]).view("<u4"))
-        scale = read_half(packed, 0) * (np.float32(0.5) + code) * np.float32(0.5)
+        scale = from_halves(packed[:, 0:2]) * (np.float32(0.5) + code) * np.float32(0.5)
         signed_points(self.name, packed[:, 2:66].astype(np.intp), signs, scale, out)

@@ -1,6 +1,6 @@
 """What the grid types share around the search: importance, signs, block scales, and the way back to weights.
 
-Blocks are columns, and block j of super-block b is column j * B + b of B super-blocks, as in `k_columns`.
+Blocks are columns, and block j of super-block b is column j * B + b of B super-blocks.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ._blocks import add_down
+from ._blocks import add_down, nearest_int
 from .grid_books import grid_values, sign_bytes
-from .k_columns import SUPER, nearest
 from .registry import TYPES, Bytes, Floats
 
 Ints = npt.NDArray[np.intp]
 Words = npt.NDArray[np.uint32]
 _Number = TypeVar("_Number", np.int16, np.uint8)
 
+
+SUPER = 256
+"""Weights of a super-block."""
 
 # Super-blocks that are searched at once.
 _CHUNK = 256
@@ -61,6 +63,12 @@ class GridCodec(ABC):
     @abstractmethod
     def _unpack(self, packed: Bytes, out: Floats) -> None:
         """Decode super-blocks (B, bytes) into `out` (B, 256), C order."""
+
+
+def to_columns(blocks: Floats, size: int) -> Floats:
+    """Super-blocks (B, 256) as columns (size, 256 / size * B), block j of super-block b in column j * B + b."""
+    columns: Floats = blocks.reshape(-1, SUPER // size, size).transpose(2, 1, 0).reshape(size, -1)
+    return columns
 
 
 def mean_square(x: Floats, factor: int = 1) -> Floats:
@@ -124,7 +132,7 @@ def scale_codes(scale: Floats, steps: int, top: int) -> tuple[Floats, Bytes]:
     """
     largest = scale.max(axis=0)
     d = largest / np.float32(steps)
-    code = np.clip(nearest(np.float32(0.5) * (np.float32(1) / d * scale - np.float32(1))), 0, top)
+    code = np.clip(nearest_int(np.float32(0.5) * (np.float32(1) / d * scale - np.float32(1))), 0, top)
     return d, np.where(largest > 0, code, 0).astype(np.uint8)
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from .registry import KernelError
 Points = npt.NDArray[np.int16]
 States = npt.NDArray[np.uint16]
 Mask = npt.NDArray[np.bool_]
+_Number = TypeVar("_Number", np.float32, np.uint8)
 
 # Adding 3 * 2**23 to v rounds v / 2 to the nearest integer, ties to even, and leaves it in the low mantissa bits.
 _ROUND_HALF = np.float32(25165824.0)
@@ -35,7 +37,7 @@ _MANTISSA = np.uint32(0x007FFFFF)
 _ZERO = 0x00400000
 
 # Bit of a state that says: a weight lies on the border between two levels, within rounding.
-_BORDER = 1 << 13
+BORDER = 1 << 13
 _BORDER_FROM = np.float32(1 - 5e-5)
 
 # Error of d2 / s, relative to its parts: 2 sums of 8 terms with 3 roundings each, on both sides, and a margin.
@@ -55,7 +57,7 @@ class Overflow(KernelError):
 
 
 def states(book: Book, x: Floats, inverse: Floats) -> States:
-    """State of each group at the scale 1 / inverse, with `_BORDER`.
+    """State of each group at the scale 1 / inverse, with `BORDER`.
 
     Args:
         book: the code book.
@@ -85,18 +87,31 @@ def states(book: Book, x: Floats, inverse: Floats) -> States:
         state += bits
     state -= np.uint32(_ZERO * ((book.levels**group - 1) // (book.levels - 1)) & 0xFFFFFFFF)
     inner = border < _BORDER_FROM
-    packed: States = (state + np.uint32(_BORDER) * ~inner).astype(np.uint16).reshape(groups)
+    packed: States = (state + np.uint32(BORDER) * ~inner).astype(np.uint16).reshape(groups)
     return packed
 
 
 def on_grid(book: Book, state: States) -> Points:
     """Grid index of each state, -1 off the grid."""
-    index: Points = book.index[state & np.uint16(_BORDER - 1)]
+    index: Points = book.index[state & np.uint16(BORDER - 1)]
     return index
 
 
 def nearest_points(book: Book, state: States, x: Floats, weight: Floats, scale: Floats) -> Points:
     """Grid point of each group at each step: the state itself, or else the best of its neighbour list.
+
+    Args and result as for `likely_points`.
+    """
+    point, unsure = likely_points(book, state, x, weight, scale)
+    group = unsure % point.shape[1]
+    s = scale.reshape(-1)[unsure // point.shape[1] * scale.shape[1] + group % scale.shape[1]]
+    flat_state = state.reshape(-1)[unsure]
+    point.reshape(-1)[unsure] = settled(book, book.odd, flat_state, x, weight, group, s)
+    return point
+
+
+def likely_points(book: Book, state: States, x: Floats, weight: Floats, scale: Floats) -> tuple[Points, Ints]:
+    """Grid point of each group at each step, and the flat positions where rounding errors may decide otherwise.
 
     Args:
         book: the code book.
@@ -106,7 +121,7 @@ def nearest_points(book: Book, state: States, x: Floats, weight: Floats, scale: 
         scale: (steps, blocks).
 
     Returns:
-        int16 (steps, groups).
+        int16 (steps, groups), and intp positions in it.
     """
     steps, groups = state.shape
     point = on_grid(book, state)
@@ -116,10 +131,10 @@ def nearest_points(book: Book, state: States, x: Floats, weight: Floats, scale: 
     at = np.flatnonzero(begins)
     run_state = turned.ravel()[at]
     run_length = np.diff(at, append=turned.size)
-    bare = run_state & np.uint16(_BORDER - 1)
+    bare = run_state & np.uint16(BORDER - 1)
     off = np.flatnonzero(book.index[bare] < 0)
     # Runs of one table beside one another, the long ones first; border states, which come last, use no table.
-    kind = np.where(run_state < _BORDER, book.table_of[bare], 255)[off]
+    kind = np.where(run_state < BORDER, book.table_of[bare], 255)[off]
     order = off[np.argsort((kind * np.uint16(64) + np.uint16(63) - run_length[off]).astype(np.uint16), kind="stable")]
     group, step = np.divmod(at[order], steps)
     column = book.column_of[bare[order]]
@@ -131,8 +146,7 @@ def nearest_points(book: Book, state: States, x: Floats, weight: Floats, scale: 
             part = slice(low, min(low + stride, bounds[number + 1]))
             runs = _Runs(group[part], step[part], run_length[order[part]], column[part])
             unsure.append(_best_of_table(table.members, table.odd, runs, x, weight, scale, point))
-    _settle(book, np.concatenate(unsure), state, x, weight, scale, point)
-    return point
+    return point, np.concatenate(unsure)
 
 
 @dataclass(frozen=True)
@@ -207,31 +221,41 @@ def _lines(odd: Floats, runs: _Runs, x: Floats, weight: Floats) -> tuple[Floats,
     return C, B2, energy
 
 
-def _settle(book: Book, at: Ints, state: States, x: Floats, weight: Floats, scale: Floats, point: Points) -> None:
-    """Choose again at the flat positions `at` of `point`, with the reference's sums."""
-    groups, blocks = point.shape[1], scale.shape[1]
-    states_here = state.reshape(-1)[at]
-    for lists, chosen in ((book.useful, states_here < _BORDER), (book.full, states_here >= _BORDER)):
-        here = at[chosen]
-        which = states_here[chosen] & np.uint16(_BORDER - 1)
-        step, group = np.divmod(here, groups)
-        for part in _parts(lists.length[which]):
-            columns = group[part]
-            s = scale[step[part], columns % blocks]
-            best = exact_best(lists, which[part], book.odd, x[:, columns], weight[:, columns], s)
-            point.reshape(-1)[here[part]] = best
+def settled(book: Book, values: Floats, state: States, x: Floats, weight: Floats, group: Ints, scale: Floats) -> Points:
+    """Best neighbours by the reference's own sums.
+
+    Args:
+        book: the code book.
+        values: what the levels of the grid points stand for, (group, points).
+        state: off the grid, with `BORDER`, (n,).
+        x: group-wise weights (group, groups).
+        weight: their importance, same shape.
+        group: which group each state belongs to, (n,).
+        scale: (n,).
+
+    Returns:
+        int16 (n,), grid indices.
+    """
+    point = np.empty(len(state), np.int16)
+    for lists, chosen in ((book.useful, state < BORDER), (book.full, state >= BORDER)):
+        here = np.flatnonzero(chosen)
+        bare = state[here] & np.uint16(BORDER - 1)
+        for part in parts(lists.length[bare], _SCRATCH):
+            at = here[part]
+            columns = group[at]
+            point[at] = _exact_best(lists, bare[part], values, x[:, columns], weight[:, columns], scale[at])
+    return point
 
 
-def _parts(lengths: Ints) -> list[slice]:
-    """Slices of the lists whose neighbours fit into the scratch."""
-    if not len(lengths):
+def parts(sizes: Ints, most: int) -> list[slice]:
+    """Slices of about equal total size, little more than `most`."""
+    if not len(sizes):
         return []
-    cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // _SCRATCH)) + 1
-    edges = [0, *cuts.tolist(), len(lengths)]
-    return [slice(low, high) for low, high in pairwise(edges) if high > low]
+    cuts = np.flatnonzero(np.diff(np.cumsum(sizes) // most)) + 1
+    return [slice(low, high) for low, high in pairwise([0, *cuts.tolist(), len(sizes)])]
 
 
-def exact_best(lists: Lists, state: States, values: Floats, x: Floats, weight: Floats, scale: Floats) -> Points:
+def _exact_best(lists: Lists, state: States, values: Floats, x: Floats, weight: Floats, scale: Floats) -> Points:
     """First neighbour of each state with the smallest d2, by the float32 operations of the reference in their order.
 
     Args:
@@ -308,7 +332,7 @@ def search(
     """
     blocks = x.shape[1]
     inverse = ladder[:, None] / np.where(empty, np.float32(1), top)
-    columns, importance = _group_wise(book, x), _group_wise(book, np.sqrt(weight))
+    columns, importance = group_wise(x, book.group), group_wise(np.sqrt(weight), book.group)
     state = np.stack([states(book, columns, step) for step in inverse])
     point = nearest_points(book, state, columns, importance, np.float32(1) / inverse)
     wx = weight * x
@@ -336,7 +360,7 @@ def _move(book: Book, fit: Fit, off: Mask, x: Floats, importance: Floats, weight
     moved = off.any(axis=0)
     scale = np.where(moved, fit.scale, np.float32(1))
     state = states(book, x, np.float32(1) / scale)
-    state[~off.reshape(-1)] = book.level[0].astype(np.intp) @ book.levels ** np.arange(book.group)
+    state[~off.reshape(-1)] = book.first_state
     near = nearest_points(book, state[None], x, importance, scale[None]).reshape(off.shape)
     points = np.where(off, near, fit.point)
     sumqx, sumq2 = _sums(book, points, weight, wx)
@@ -347,9 +371,11 @@ def _move(book: Book, fit: Fit, off: Mask, x: Floats, importance: Floats, weight
     return Fit(solved, points, fit.empty)
 
 
-def _group_wise(book: Book, values: Floats) -> Floats:
-    blocks = values.shape[1]
-    return np.ascontiguousarray(values.reshape(-1, book.group, blocks).transpose(1, 0, 2)).reshape(book.group, -1)
+def group_wise(columns: npt.NDArray[_Number], group: int) -> npt.NDArray[_Number]:
+    """Columns (weights of a block, blocks) as (group, groups), group g of block b in column g * blocks + b."""
+    blocks = columns.shape[1]
+    in_groups: npt.NDArray[_Number] = columns.reshape(-1, group, blocks).transpose(1, 0, 2).reshape(group, -1)
+    return in_groups
 
 
 def _sums(book: Book, points: Points, weight: Floats, wx: Floats) -> tuple[Floats, Floats]:

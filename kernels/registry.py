@@ -88,7 +88,7 @@ def _table() -> Mapping[str, TensorType]:
         ("IQ3_S", 21, 256, 110, "grid_quants", False, True),
         ("IQ2_S", 22, 256, 82, "grid_quants", False, True),
         ("IQ4_XS", 23, 256, 136, "table_quants", False, True),
-        ("IQ1_M", 29, 256, 56, "grid_quants", True, True),
+        ("IQ1_M", 29, 256, 56, "grid_quants", False, True),
         ("TQ1_0", 34, 256, 54, "ternary", False, True),
         ("TQ2_0", 35, 256, 66, "ternary", False, True),
         ("MXFP4", 39, 32, 17, "float4", False, True),
