@@ -109,7 +109,7 @@ def _serve(channel: Channel, engine: Engine, services: dict[str, Any], line: Lin
     number = int(line.pop("id"))
     reply = Reply(channel.send, number)
     channel.begin(number)
-    engine.log.last_error = ""
+    engine.log.forget()
     try:
         service = services[line.pop("do")]
         reply("done", **service(engine, reply, **line))

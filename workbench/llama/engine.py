@@ -67,10 +67,10 @@ class Life:
 
 
 class Log:
-    """llama.cpp's log: written to a stream up to a limit, with the last error and the lines of a load kept."""
+    """llama.cpp's log: written to a stream up to a limit, with the errors of a request and the lines of a load kept."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.last_error = ""
+        self.errors: list[str] = []
         self.kept: list[str] | None = None
         self._stream = stream
         self._written = 0
@@ -80,6 +80,14 @@ class Log:
         self._callback = lib.llama_log_callback(self._take)
         lib.llama_log_set(self._callback, ctypes.c_void_p(0))
 
+    def reason(self, otherwise: str) -> str:
+        """llama.cpp's errors since `forget`, the first one (the most telling) first; `otherwise` if there are none."""
+        return "\n".join(self.errors) or otherwise
+
+    def forget(self) -> None:
+        """A new request begins: earlier errors do not concern it."""
+        self.errors = []
+
     def _take(self, level: int, raw: bytes | None, _data: int | None) -> None:
         text = (raw or b"").decode("utf-8", "replace")
         with self._lock:
@@ -87,8 +95,8 @@ class Log:
                 self._level = level
             if self._level == _LEVEL_DEBUG:
                 return
-            if level == _LEVEL_ERROR:
-                self.last_error = text.strip()
+            if level == _LEVEL_ERROR and len(self.errors) < 100:
+                self.errors.append(text.strip())
             if self.kept is not None and len(self.kept) < 20_000:
                 self.kept.append(text)
             self._write(text)
@@ -135,7 +143,7 @@ class Engine:
     # -- loading ---------------------------------------------------------------------------------------------------
 
     def load(self, path: str, settings: LoadSettings, progress: Callable[[float], None]) -> None:
-        """Load the weights. `Stopped` on cancel, `Refused` with llama.cpp's last error."""
+        """Load the weights. `Stopped` on cancel, `Refused` with llama.cpp's errors."""
         self.settings = settings
         params = lib.llama_model_default_params()
         params.n_gpu_layers = settings.gpu_layers
@@ -153,7 +161,7 @@ class Engine:
             self.model = None
             if self.life.cancelled:
                 raise Stopped
-            raise Refused(self.log.last_error or "llama.cpp gives no reason")
+            raise Refused(self.log.reason("llama.cpp gives no reason"))
         self.vocab = lib.llama_model_get_vocab(self.model)
 
     def open(self, options: ContextOptions) -> None:
@@ -180,7 +188,7 @@ class Engine:
         self.ctx = lib.llama_init_from_model(self.model, params)
         if not self.ctx:
             self.ctx = None
-            raise Refused(self.log.last_error or "the context could not be made")
+            raise Refused(self.log.reason("the context could not be made"))
         self.memory = lib.llama_get_memory(self.ctx)
         self.cached = []
 
@@ -342,7 +350,7 @@ class Engine:
             raise Stopped
         if code == _NO_SLOT:
             raise ContextFull
-        raise Refused(self.log.last_error or f"llama_decode failed with code {code}")
+        raise Refused(self.log.reason(f"llama_decode failed with code {code}"))
 
     def logits(self, index: int = -1) -> npt.NDArray[np.float32]:
         """Logits (n_vocab,) of an output of the last batch, a view that the next batch overwrites."""

@@ -14,11 +14,12 @@ from ..errors import BadArgument, ModelNotFound
 from ..text import printable
 from .contract import Buffer, ChatDone, ChatEvent, LoadSettings, Message, ModelInfo, Sampling, TextPiece
 from .host import Child, Patience
-from .troubles import LoadCancelled
+from .troubles import LlamaFailed, LoadCancelled
 from .wire import Line
 
 _KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 _LARGEST_CONTEXT = 1 << 24
+_GRACE = 0.5  # seconds: weights are dropped at once, but making a large context cannot be interrupted
 
 
 class Llama:
@@ -135,9 +136,10 @@ def start(
     check(path, settings)
     what = f"{printable(path.name)} could not be loaded"
     child = Child(log_folder, path.name, patience)
+    watch = _Watch(cancelled, child)
     try:
         done: Line = {}
-        with _Watch(cancelled, child):
+        with watch:
             request = child.request(
                 what, "load", path=str(path.absolute()), settings=asdict(settings), with_context=with_context
             )
@@ -145,12 +147,15 @@ def start(
                 if line["event"] == "progress" and on_progress is not None:
                     on_progress(float(line["fraction"]))
                 done = line
-        if done.get("cancelled"):
-            raise LoadCancelled(f"Loading {printable(path.name)} was stopped.")
-        return child, done
-    except BaseException:
+    except BaseException as error:
         child.close()
+        if watch.heard and isinstance(error, LlamaFailed):
+            raise LoadCancelled(f"Loading {printable(path.name)} was stopped.") from None
         raise
+    if done.get("cancelled"):
+        child.close()
+        raise LoadCancelled(f"Loading {printable(path.name)} was stopped.")
+    return child, done
 
 
 def check(path: Path, settings: LoadSettings) -> None:
@@ -200,12 +205,13 @@ def model_info(facts: Line) -> ModelInfo:
 
 
 class _Watch:
-    """Asks `cancelled` while a blocking request runs, and passes the wish on."""
+    """Asks `cancelled` while a model loads, and passes the wish on; ends the child if llama.cpp does not hear it."""
 
     def __init__(self, cancelled: Callable[[], bool] | None, child: Child) -> None:
         self._cancelled = cancelled
         self._child = child
         self._over = threading.Event()
+        self.heard = False
 
     def __enter__(self) -> None:
         if self._cancelled is not None:
@@ -218,4 +224,8 @@ class _Watch:
         assert self._cancelled is not None
         while not self._over.wait(0.05):
             if self._cancelled():
+                self.heard = True
                 self._child.cancel()
+                if not self._over.wait(_GRACE):
+                    self._child.close()
+                return

@@ -104,10 +104,10 @@ def _why_no_chat(engine: Engine) -> str:
         return "The model has no vocabulary, so there is no text to chat in."
     if engine.is_encoder_decoder:
         return "The model reads with an encoder and writes with a decoder (T5 family), which chatting does not cover."
-    if not engine.memory or not lib.llama_model_has_decoder(engine.model):
-        return "The model only makes embeddings: it turns text into numbers and writes none."
     if lib.llama_model_is_diffusion(engine.model):
         return "The model writes by diffusion, not word by word, which chatting does not cover."
+    if not engine.memory or not lib.llama_model_has_decoder(engine.model):
+        return "The model only makes embeddings: it turns text into numbers and writes none."
     return ""
 
 

@@ -54,7 +54,7 @@ def _embed(engine: Engine, tokens: list[int]) -> int:
     ids = (lib.llama_token * len(tokens))(*tokens)
     code = lib.llama_encode(engine.ctx, lib.llama_batch_get_one(ids, len(tokens)))
     if code != 0:
-        raise Refused(engine.log.last_error or f"llama_encode failed with code {code}")
+        raise Refused(engine.log.reason(f"llama_encode failed with code {code}"))
     if encoder_decoder:
         return 0
     pooled = lib.llama_pooling_type(engine.ctx) != lib.LLAMA_POOLING_TYPE_NONE

@@ -101,7 +101,8 @@ def explain_failure(what: str, reason: str, log: Path | None, log_text: str = ""
     trouble = known_trouble(reason) or known_trouble(log_text)
     if trouble is not None:
         return trouble.failure(what, log)
-    words = printable(reason.strip()).replace("\n", " ")[:_LONGEST_REASON] or "llama.cpp gives no reason"
+    # The first line is the most telling one; llama.cpp begins it with the name of a function.
+    words = re.sub(r"^\w+: (?=\S)", "", printable(reason.strip().split("\n")[0]))[:_LONGEST_REASON]
     return LlamaFailed(f"{what}: {words}", log)
 
 
