@@ -6,20 +6,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .k_blocks import SuperBlocks
+from .k_blocks import SuperBlocks, tiles
 from .k_columns import (
     SUPER,
+    clip,
     dot,
     gather_quarters,
     half,
     half_bytes,
     nearest,
     read_half,
+    round_in_place,
     split_quarters,
     super_dot,
     to_columns,
 )
-from .k_search import Affine, affine, positive
+from .k_fit_affine import Affine, affine
+from .k_fit_scale import positive
 from .registry import Bytes, Floats
 
 
@@ -36,21 +39,24 @@ class Q2K(SuperBlocks):
     name: str = "Q2_K"
 
     def _pack(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
-        x = to_columns(blocks, 16)
-        if importance is None:
-            fit = affine(x, np.abs(x), 3, first=-0.5, step=0.1, steps=15, absolute=True)
-            d, scales = _share(fit.scale.reshape(16, -1), 15)
-            dmin, mins = _share(fit.minimum.reshape(16, -1), 15)
-        else:
-            sigma2 = super_dot(x, x) / np.float32(SUPER)
-            weights = _importances(x, to_columns(importance, 16), sigma2)
-            fit = affine(x, weights, 3, first=-0.9, step=0.05, steps=36)
-            d, scales, dmin, mins = _share_weighted(fit, weights, 16, 15)
+        fits = []
+        for tile in tiles(len(blocks)):
+            x = to_columns(blocks[tile], 16)
+            if importance is None:
+                weights = np.abs(x)
+                fit = affine(x, weights, 3, first=-0.5, step=0.1, steps=15, absolute=True)
+            else:
+                sigma2 = super_dot(x, x) / np.float32(SUPER)
+                weights = _importances(x, to_columns(importance[tile], 16), sigma2)
+                fit = affine(x, weights, 3, first=-0.9, step=0.05, steps=36)
+            fits.append((x, fit, np.add.reduce(weights, axis=0)))
+        d, scales, dmin, mins = _shared(fits, 15, weighted=importance is not None)
         codes = scales | mins << 4
-        levels = _final_levels(x, fit, half(d) * (codes & 15), half(dmin) * (codes >> 4), 3)
         out[:, :16] = codes.T
-        out[:, 16:80] = gather_quarters(levels)
         out[:, 80:82], out[:, 82:84] = half_bytes(d), half_bytes(dmin)
+        steps, offsets = half(d) * (codes & 15), half(dmin) * (codes >> 4)
+        for tile, (x, fit, _) in zip(tiles(len(blocks)), fits, strict=True):
+            out[tile, 16:80] = gather_quarters(_final_levels(x, fit, steps[:, tile], offsets[:, tile], 3))
 
     def _unpack(self, packed: Bytes, out: Floats) -> None:
         step = read_half(packed, 80) * (packed[:, :16] & 15)
@@ -78,28 +84,32 @@ class Q45K(SuperBlocks):
     steps: int
 
     def _pack(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
-        x = to_columns(blocks, 32)
         nmax = (1 << self.bits) - 1
-        if importance is None:
-            weights = np.sqrt(dot(x, x) / np.float32(32)) + np.abs(x)
-            fit = affine(x, weights, nmax, first=self.first, step=0.1, steps=self.steps)
-            d, scales = _share(fit.scale.reshape(8, -1), 63)
-            dmin, mins = _share(fit.minimum.reshape(8, -1), 63)
-        else:
-            sigma2 = np.float32(2) * super_dot(x, x) / np.float32(SUPER)
-            weights = _importances(x, to_columns(importance, 32), sigma2)
-            fit = affine(x, weights, nmax, first=-0.9, step=0.05, steps=36)
-            d, scales, dmin, mins = _share_weighted(fit, weights, 8, 63)
+        fits = []
+        for tile in tiles(len(blocks)):
+            x = to_columns(blocks[tile], 32)
+            if importance is None:
+                weights = np.abs(x)
+                weights += np.sqrt(dot(x, x) / np.float32(32))
+                fit = affine(x, weights, nmax, first=self.first, step=0.1, steps=self.steps)
+            else:
+                sigma2 = np.float32(2) * super_dot(x, x) / np.float32(SUPER)
+                weights = _importances(x, to_columns(importance[tile], 32), sigma2)
+                fit = affine(x, weights, nmax, first=-0.9, step=0.05, steps=36)
+            fits.append((x, fit, np.add.reduce(weights, axis=0)))
+        d, scales, dmin, mins = _shared(fits, 63, weighted=importance is not None)
         if importance is None or self.bits == 5:
             scales, mins = np.minimum(scales, 63), np.minimum(mins, 63)
         out[:, 0:2], out[:, 2:4] = half_bytes(d), half_bytes(dmin)
         out[:, 4:16] = _pack_six_bits(scales.T, mins.T)
         scales, mins = (codes.T for codes in _unpack_six_bits(out[:, 4:16]))
-        levels = _final_levels(x, fit, half(d) * scales, half(dmin) * mins, nmax).reshape(32, 8, -1)
-        pairs = (levels[:, 0::2] & 15) | levels[:, 1::2] << 4
-        out[:, -128:].reshape(-1, 4, 32)[...] = pairs.transpose(2, 1, 0)
-        if self.bits == 5:
-            out[:, 16:48] = np.bitwise_or.reduce((levels >> 4) << _EIGHT[:, None], axis=1).T
+        steps, offsets = half(d) * scales, half(dmin) * mins
+        for tile, (x, fit, _) in zip(tiles(len(blocks)), fits, strict=True):
+            levels = _final_levels(x, fit, steps[:, tile], offsets[:, tile], nmax).reshape(32, 8, -1)
+            pairs = (levels[:, 0::2] & 15) | levels[:, 1::2] << 4
+            out[tile, -128:] = pairs.transpose(2, 1, 0).reshape(-1, 128)
+            if self.bits == 5:
+                out[tile, 16:48] = np.bitwise_or.reduce((levels >> 4) << _EIGHT[:, None], axis=1).T
 
     def _unpack(self, packed: Bytes, out: Floats) -> None:
         scales, mins = _unpack_six_bits(packed[:, 4:16])
@@ -124,27 +134,43 @@ def _importances(x: Floats, importance: Floats, sigma2: Floats) -> Floats:
     return importance * np.sqrt(spread + x * x)
 
 
-def _share(values: Floats, nmax: int) -> tuple[Floats, Bytes]:
-    """The common scale (B,) of the sub-blocks' values (j, B), largest / nmax, and their codes, which may wrap."""
+def _shared(
+    fits: list[tuple[Floats, Affine, Floats]], nmax: int, *, weighted: bool
+) -> tuple[Floats, Bytes, Floats, Bytes]:
+    """Common scale (B,) and codes (j, B) of the sub-blocks' scales, then of their minima; codes may wrap.
+
+    `fits` holds x, fit and the sum of the weights of each tile. Unweighted, the largest value / nmax is the scale.
+    """
+    j = SUPER // len(fits[0][0])
+    scales = np.concatenate([fit.scale.reshape(j, -1) for _, fit, _ in fits], axis=1)
+    mins = np.concatenate([fit.minimum.reshape(j, -1) for _, fit, _ in fits], axis=1)
+    if weighted:
+        sums = np.concatenate([sum_w.reshape(j, -1) for _, _, sum_w in fits], axis=1)
+        return *positive(scales, sums, nmax), *positive(mins, sums, nmax)
+    return *_largest(scales, nmax), *_largest(mins, nmax)
+
+
+def _largest(values: Floats, nmax: int) -> tuple[Floats, Bytes]:
     top = np.fmax(np.fmax.reduce(values, axis=0), np.float32(0))
     inverse = np.where(top > 0, np.float32(nmax) / top, np.float32(0))
     return top / np.float32(nmax), nearest(inverse * values).astype(np.uint8)
 
 
-def _share_weighted(fit: Affine, weights: Floats, j: int, nmax: int) -> tuple[Floats, Bytes, Floats, Bytes]:
-    """Common scale (B,) and codes (j, B) of the scales, then of the minima, weighted by each sub-block's weights."""
-    sums = np.add.reduce(weights, axis=0).reshape(j, -1)
-    return *positive(fit.scale.reshape(j, -1), sums, nmax), *positive(fit.minimum.reshape(j, -1), sums, nmax)
-
-
 def _final_levels(x: Floats, fit: Affine, step: Floats, offset: Floats, nmax: int) -> Bytes:
-    """The levels (s, n) that the decoder's own step and offset (j, B) ask for; where step is 0, those of the search."""
+    """The levels (s, n) that the decoder's own step and offset (j, B) ask for; where step is 0, those of the search.
+
+    Overwrites x.
+    """
     step, offset = step.reshape(-1), offset.reshape(-1)
-    levels = nearest((x + offset) / step)
-    np.clip(levels, 0, nmax, out=levels)
-    kept = np.flatnonzero(step == 0)
-    levels[:, kept] = fit[kept].levels(x[:, kept], nmax)
-    return levels.astype(np.uint8)
+    unused = np.flatnonzero(step == 0)
+    kept = fit[unused].levels(x[:, unused], nmax)
+    step[unused] = 1
+    x += offset
+    x /= step
+    round_in_place(x)
+    clip(x, np.float32(0), np.float32(nmax), out=x)
+    x[:, unused] = kept
+    return x.astype(np.uint8)
 
 
 def _pack_six_bits(scales: Bytes, mins: Bytes) -> Bytes:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import numpy as np
 
 from .k_columns import SUPER
 from .registry import TYPES, Bytes, Floats
 
-_CHUNK = 256
+_BATCH = 2048
+"""Super-blocks packed together: 2 MiB of rows. What is small per super-block is done for all of them at once."""
+
+_TILE = 131072
+"""Weights searched together: few enough to stay in the second-level cache, enough to pay for numpy's calls."""
+
+
+def tiles(blocks: int, weights: int = _TILE) -> Iterator[slice]:
+    """The super-blocks 0..blocks in slices of `weights` weights."""
+    size = weights // SUPER
+    return (slice(start, min(start + size, blocks)) for start in range(0, blocks, size))
 
 
 class SuperBlocks(ABC):
-    """A codec that packs one super-block of 256 weights like the other, `CHUNK` of them at once."""
+    """A codec that packs one super-block of 256 weights like the other, `_BATCH` of them at once."""
 
     name: str
 
@@ -23,10 +34,10 @@ class SuperBlocks(ABC):
         across = None if imatrix is None else imatrix.reshape(-1, SUPER)
         packed = np.empty((len(blocks), TYPES[self.name].block_bytes), np.uint8)
         with np.errstate(all="ignore"):
-            for start in range(0, len(blocks), _CHUNK):
-                chunk = blocks[start : start + _CHUNK]
+            for start in range(0, len(blocks), _BATCH):
+                chunk = blocks[start : start + _BATCH]
                 beside = None if across is None else across[(start + np.arange(len(chunk))) % len(across)]
-                self._pack(chunk, beside, packed[start : start + _CHUNK])
+                self._pack(chunk, beside, packed[start : start + _BATCH])
         return packed.reshape(len(rows), -1)
 
     def dequantize(self, packed: Bytes, k: int) -> Floats:
@@ -34,8 +45,8 @@ class SuperBlocks(ABC):
         blocks = packed.reshape(-1, TYPES[self.name].block_bytes)
         rows = np.empty((len(blocks), SUPER), np.float32)
         with np.errstate(all="ignore"):
-            for start in range(0, len(blocks), 4 * _CHUNK):
-                self._unpack(blocks[start : start + 4 * _CHUNK], rows[start : start + 4 * _CHUNK])
+            for start in range(0, len(blocks), _BATCH):
+                self._unpack(blocks[start : start + _BATCH], rows[start : start + _BATCH])
         return rows.reshape(len(packed), k)
 
     @abstractmethod

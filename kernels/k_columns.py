@@ -1,6 +1,6 @@
 """What the k-quants share: sub-blocks as columns, sums in C's order, and C's rounding.
 
-A chunk of B super-blocks of 256 weights becomes an array (s, n): the s weights of a sub-block down the rows, the
+A tile of B super-blocks of 256 weights becomes an array (s, n): the s weights of a sub-block down the rows, the
 n = B * 256 / s sub-blocks across the columns. Column j * B + b is sub-block j of super-block b, so that (n,) reshaped
 to (256 / s, B) has the super-blocks as columns in turn. Sums down axis 0 then run over whole rows, weight after weight
 in C's order, and numpy's result is C's, bit for bit.
@@ -8,13 +8,19 @@ in C's order, and numpy's result is C's, bit for bit.
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import numpy.typing as npt
 
 from .registry import Bytes, Floats
 
+try:  # The ufunc under np.clip, without its layers of Python.
+    from numpy._core.umath import clip
+except ImportError:
+    clip = np.clip
+
 Ints = npt.NDArray[np.int32]
-Mask = npt.NDArray[np.bool_]
 
 SUPER = 256
 """Weights of a super-block."""
@@ -27,7 +33,27 @@ _MAGIC = np.float32(12582912.0)
 
 def to_columns(blocks: Floats, s: int) -> Floats:
     """Super-blocks (B, 256) as columns (s, 256 / s * B) of sub-blocks."""
-    return np.ascontiguousarray(blocks.reshape(-1, SUPER // s, s).transpose(2, 1, 0)).reshape(s, -1)
+    columns = aligned((s, SUPER // s * len(blocks)))
+    columns.reshape(s, SUPER // s, -1)[...] = blocks.reshape(-1, SUPER // s, s).transpose(2, 1, 0)
+    return columns
+
+
+def aligned(shape: tuple[int, ...]) -> Floats:
+    """An uninitialized float32 array that starts on a cache line, as wide loads like it."""
+    size = 4 * int(np.prod(shape))
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(np.float32).reshape(shape)
+
+
+def dot(a: Floats, b: Floats, out: Floats | None = None) -> Floats:
+    """Sum down each column of a * b: rounded product, then rounded sum, weight after weight."""
+    return _einsum("ij,ij->j", a, b, out=out)
+
+
+def dot3(a: Floats, b: Floats, c: Floats, out: Floats | None = None) -> Floats:
+    """Sum down each column of (a * b) * c."""
+    return _einsum("ij,ij,ij->j", a, b, c, out=out)
 
 
 def super_dot(a: Floats, b: Floats) -> Floats:
@@ -35,17 +61,7 @@ def super_dot(a: Floats, b: Floats) -> Floats:
     product = a * b
     s = len(product)
     in_order = product.reshape(s, SUPER // s, -1).transpose(1, 0, 2).reshape(SUPER, -1)
-    return np.asarray(np.add.reduce(in_order, axis=0))
-
-
-def dot(a: Floats, b: Floats) -> Floats:
-    """Sum down each column of a * b: rounded product, then rounded sum, weight after weight."""
-    return _einsum("ij,ij->j", a, b)
-
-
-def dot3(a: Floats, b: Floats, c: Floats) -> Floats:
-    """Sum down each column of (a * b) * c."""
-    return _einsum("ij,ij,ij->j", a, b, c)
+    return cast(Floats, np.add.reduce(in_order, axis=0))
 
 
 def nearest(x: Floats) -> Ints:
@@ -56,6 +72,14 @@ def nearest(x: Floats) -> Ints:
     mantissa: Ints = (x + _MAGIC).view(np.int32) & np.int32(0x007FFFFF)
     mantissa -= np.int32(0x00400000)
     return mantissa
+
+
+def round_in_place(x: Floats) -> None:
+    """`nearest` as float32, in place; quick where no value is out of range."""
+    if x.size and max(np.maximum.reduce(x, axis=None), -np.minimum.reduce(x, axis=None)) <= ROUNDABLE:
+        np.rint(x, out=x)
+    else:
+        x[...] = nearest(x)
 
 
 def half(x: Floats) -> Floats:
@@ -74,9 +98,13 @@ def half_bytes(x: Floats) -> Bytes:
 
 
 def first_largest(x: Floats) -> Floats:
-    """The element of largest magnitude in each column, sign and all; the first one of equals."""
-    where = np.abs(x).argmax(axis=0)
-    return np.asarray(np.take_along_axis(x, where[None], axis=0)[0])
+    """The element of largest magnitude in each column, sign and all; the first one of equals. NaN never counts."""
+    high, low = np.fmax.reduce(x, axis=0), np.fmin.reduce(x, axis=0)
+    largest: Floats = np.where(high > -low, high, low)
+    tied = np.flatnonzero(high == -low)
+    first = np.fmax(np.abs(x[:, tied]), np.float32(-1)).argmax(axis=0)
+    largest[tied] = x[first, tied]
+    return largest
 
 
 def thirty_twos(columns: Bytes) -> Bytes:
@@ -101,12 +129,12 @@ def split_quarters(packed: Bytes) -> Bytes:
 _QUARTERS = np.array([[0], [2], [4], [6]], np.uint8)
 
 
-def _multiply_then_reduce(subscripts: str, *factors: Floats) -> Floats:
+def _multiply_then_reduce(subscripts: str, *factors: Floats, out: Floats | None = None) -> Floats:
     """What `einsum` gives for the sums above, where einsum itself fuses or reorders."""
     product = factors[0] * factors[1]
     for factor in factors[2:]:
         product *= factor
-    return np.asarray(np.add.reduce(product, axis=0))
+    return cast(Floats, np.add.reduce(product, axis=0, out=out))
 
 
 def _einsum_is_exact() -> bool:

@@ -6,21 +6,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .k_blocks import SuperBlocks
+from .k_blocks import SuperBlocks, tiles
 from .k_columns import (
     SUPER,
+    clip,
     first_largest,
     gather_quarters,
     half,
     half_bytes,
     nearest,
     read_half,
+    round_in_place,
     split_quarters,
     super_dot,
     thirty_twos,
     to_columns,
 )
-from .k_search import EPSILON, signed_refined, symmetric
+from .k_fit_scale import EPSILON, signed_refined, symmetric
 from .registry import Bytes, Floats
 
 
@@ -39,6 +41,10 @@ class Q3K(SuperBlocks):
     name: str = "Q3_K"
 
     def _pack(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
+        for tile in tiles(len(blocks)):
+            self._pack_tile(blocks[tile], None if importance is None else importance[tile], out[tile])
+
+    def _pack_tile(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
         x = to_columns(blocks, 16)
         if importance is None:
             found, kept = signed_refined(x, 4)
@@ -96,6 +102,10 @@ class Q6K(SuperBlocks):
     name: str = "Q6_K"
 
     def _pack(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
+        for tile in tiles(len(blocks)):
+            self._pack_tile(blocks[tile], None if importance is None else importance[tile], out[tile])
+
+    def _pack_tile(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
         x = to_columns(blocks, 16)
         found, kept = symmetric(x, x * x if importance is None else to_columns(importance, 16), 32)
         found = found.reshape(16, -1)
@@ -130,11 +140,16 @@ _FOUR = 2 * np.arange(4, dtype=np.uint8)
 
 
 def _final_codes(x: Floats, kept: Floats, step: Floats, nmax: int) -> Bytes:
-    """The codes 0..2 nmax - 1 (s, n) that the decoder's own step (16, B) asks for; where that is 0, the search's."""
+    """The codes 0..2 nmax - 1 (s, n) that the decoder's own step (16, B) asks for; where that is 0, the search's.
+
+    Overwrites x.
+    """
     step = step.reshape(-1)
-    levels = nearest(x / step)
-    np.clip(levels, -nmax, nmax - 1, out=levels)
-    zero = np.flatnonzero(step == 0)
-    levels[:, zero] = kept[:, zero]
-    levels += nmax
-    return levels.astype(np.uint8)
+    unused = np.flatnonzero(step == 0)
+    step[unused] = 1
+    x /= step
+    round_in_place(x)
+    clip(x, np.float32(-nmax), np.float32(nmax - 1), out=x)
+    x[:, unused] = kept[:, unused]
+    x += np.float32(nmax)
+    return x.astype(np.uint8)
