@@ -69,7 +69,7 @@ class _Chooser:
         self.level = level
         self.imatrix = imatrix
         self.traits = read_traits(model) if TYPES[level.type].quantized else _no_traits(model)
-        quantizable = [t.name for t in model.tensors if not self._why_kept(t)]
+        quantizable = [t.name for t in model.tensors if not why_kept(t, model.architecture)]
         self.overrides = compile_overrides(request.tensor_types, quantizable)
         self.output_type = find_type(request.output_type) if request.output_type else None
         self.embedding_type = find_type(request.embedding_type) if request.embedding_type else None
@@ -242,7 +242,7 @@ def _refuse_without_imatrix(choices: tuple[TensorChoice, ...], level: Level, ima
 def _notes(
     choices: tuple[TensorChoice, ...], request: Request, level: Level, imatrix: ImatrixFacts | None
 ) -> tuple[str, ...]:
-    notes = []
+    notes: list[str] = []
     if request.tensor_types and not TYPES[level.type].quantized:
         notes.append(f"Types for single tensors have no effect at {level.name}.")
     if imatrix is not None:
