@@ -34,6 +34,7 @@ _FLASH = {"auto": -1, "off": 0, "on": 1}
 _LEVEL_ERROR, _LEVEL_DEBUG, _LEVEL_CONTINUED = 4, 1, 5  # of ggml.h: 0 none, 1 debug, 2 info, 3 warn, 4 error, 5 cont
 _LONGEST_LOG = 8 << 20
 _ABORTED, _NO_SLOT = 2, 1
+_NO_ABORT = lib.ggml_abort_callback()
 
 
 class Refused(Exception):
@@ -138,7 +139,10 @@ class Engine:
         self.settings = LoadSettings()
         self.cached: list[int] = []
         self.conversation = Conversation()
-        self._keep: list[Any] = []
+        # Kept alive as long as llama.cpp may call them.
+        self._ask_abort = lib.ggml_abort_callback(self._abort)
+        self._cb_eval: Any = None
+        self._abortable = False
 
     # -- loading ---------------------------------------------------------------------------------------------------
 
@@ -179,18 +183,22 @@ class Engine:
         params.embeddings = options.embeddings
         params.swa_full = False
         params.no_perf = True
-        abort = lib.ggml_abort_callback(self._abort)
-        params.abort_callback = abort
-        self._keep = [abort]
+        self._abortable = False
+        self._cb_eval = options.cb_eval
         if options.cb_eval is not None:
             params.cb_eval = options.cb_eval
-            self._keep.append(options.cb_eval)
         self.ctx = lib.llama_init_from_model(self.model, params)
         if not self.ctx:
             self.ctx = None
             raise Refused(self.log.reason("the context could not be made"))
         self.memory = lib.llama_get_memory(self.ctx)
         self.cached = []
+
+    def _allow_abort(self, wanted: bool) -> None:
+        """Let prompts be stopped half-way; asked at every node of the graph, which would slow down single tokens."""
+        if wanted != self._abortable:
+            self._abortable = wanted
+            lib.llama_set_abort_callback(self.ctx, self._ask_abort if wanted else _NO_ABORT, None)
 
     def _abort(self, _data: int | None) -> bool:
         self.life.signs += 1
@@ -339,6 +347,7 @@ class Engine:
 
     def _decode(self, tokens: Sequence[int]) -> None:
         self.life.check()
+        self._allow_abort(len(tokens) > 1)
         ids = (lib.llama_token * len(tokens))(*tokens)
         code = lib.llama_decode(self.ctx, lib.llama_batch_get_one(ids, len(tokens)))
         if code == 0:
