@@ -248,9 +248,10 @@ def _notes(
     if imatrix is not None:
         left_out = [c for c in choices if _uses_imatrix(c) and c.tensor.name not in imatrix.names]
         if left_out:
+            some = "1 tensor" if len(left_out) == 1 else f"{len(left_out)} tensors"
             notes.append(
-                f"The importance matrix does not cover {len(left_out)} tensors (such as"
-                f" {shown(left_out[0].tensor.name)}); they are quantized without it."
+                f"The importance matrix does not cover {some} (such as {shown(left_out[0].tensor.name)}), quantized"
+                " without it."
             )
     return tuple(notes)
 
