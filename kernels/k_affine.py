@@ -21,7 +21,7 @@ from .k_columns import (
     super_dot,
     to_columns,
 )
-from .k_fit_affine import Affine, affine
+from .k_fit_affine import Affine, AffineSearch
 from .k_fit_scale import positive
 from .registry import Bytes, Floats
 
@@ -39,17 +39,19 @@ class Q2K(SuperBlocks):
     name: str = "Q2_K"
 
     def _pack(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
+        if importance is None:
+            search = AffineSearch(3, first=-0.5, step=0.1, steps=15, absolute=True)
+        else:
+            search = AffineSearch(3, first=-0.9, step=0.05, steps=36)
         fits = []
         for tile in tiles(len(blocks)):
             x = to_columns(blocks[tile], 16)
             if importance is None:
                 weights = np.abs(x)
-                fit = affine(x, weights, 3, first=-0.5, step=0.1, steps=15, absolute=True)
             else:
                 sigma2 = super_dot(x, x) / np.float32(SUPER)
                 weights = _importances(x, to_columns(importance[tile], 16), sigma2)
-                fit = affine(x, weights, 3, first=-0.9, step=0.05, steps=36)
-            fits.append((x, fit, np.add.reduce(weights, axis=0)))
+            fits.append((x, search(x, weights), np.add.reduce(weights, axis=0)))
         d, scales, dmin, mins = _shared(fits, 15, weighted=importance is not None)
         codes = scales | mins << 4
         out[:, :16] = codes.T
@@ -85,18 +87,20 @@ class Q45K(SuperBlocks):
 
     def _pack(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
         nmax = (1 << self.bits) - 1
+        if importance is None:
+            search = AffineSearch(nmax, first=self.first, step=0.1, steps=self.steps)
+        else:
+            search = AffineSearch(nmax, first=-0.9, step=0.05, steps=36)
         fits = []
         for tile in tiles(len(blocks)):
             x = to_columns(blocks[tile], 32)
             if importance is None:
                 weights = np.abs(x)
                 weights += np.sqrt(dot(x, x) / np.float32(32))
-                fit = affine(x, weights, nmax, first=self.first, step=0.1, steps=self.steps)
             else:
                 sigma2 = np.float32(2) * super_dot(x, x) / np.float32(SUPER)
                 weights = _importances(x, to_columns(importance[tile], 32), sigma2)
-                fit = affine(x, weights, nmax, first=-0.9, step=0.05, steps=36)
-            fits.append((x, fit, np.add.reduce(weights, axis=0)))
+            fits.append((x, search(x, weights), np.add.reduce(weights, axis=0)))
         d, scales, dmin, mins = _shared(fits, 63, weighted=importance is not None)
         if importance is None or self.bits == 5:
             scales, mins = np.minimum(scales, 63), np.minimum(mins, 63)

@@ -8,17 +8,16 @@ in C's order, and numpy's result is C's, bit for bit.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from numpy._core import umath
 
 from .registry import Bytes, Floats
 
-try:  # The ufunc under np.clip, without its layers of Python.
-    from numpy._core.umath import clip
-except ImportError:
-    clip = np.clip
+# The ufunc under np.clip where it can be had, without two layers of Python.
+clip: Any = getattr(umath, "clip", np.clip)
 
 Ints = npt.NDArray[np.int32]
 
@@ -100,7 +99,8 @@ def half_bytes(x: Floats) -> Bytes:
 def first_largest(x: Floats) -> Floats:
     """The element of largest magnitude in each column, sign and all; the first one of equals. NaN never counts."""
     high, low = np.fmax.reduce(x, axis=0), np.fmin.reduce(x, axis=0)
-    largest: Floats = np.where(high > -low, high, low)
+    largest: Floats = low.copy()
+    np.copyto(largest, high, where=high > -low)
     tied = np.flatnonzero(high == -low)
     first = np.fmax(np.abs(x[:, tied]), np.float32(-1)).argmax(axis=0)
     largest[tied] = x[first, tied]
