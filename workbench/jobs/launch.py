@@ -82,8 +82,19 @@ def resume(store: JobStore, job_id: str) -> None:
     if snapshot.status == "failed" and not snapshot.resumable:
         raise ResumeFailed(f"Job {folder.id} cannot be resumed ({snapshot.message}) Submit it again.")
     _wish(folder, "run")
+    if snapshot.status in ("failed", "interrupted"):
+        _wait_for_the_end(folder)
     if not folder.is_alive:
         start(store, folder.id)
+
+
+def _wait_for_the_end(folder: JobFolder) -> None:
+    """A supervisor that has said its last word may still be closing its files."""
+    until = time.monotonic() + CANCEL_PATIENCE
+    while folder.is_alive:
+        if time.monotonic() > until:
+            raise ResumeFailed(f"The process of job {folder.id} does not end; it may be waiting for a disk.")
+        time.sleep(0.02)
 
 
 def pause(store: JobStore, job_id: str) -> None:

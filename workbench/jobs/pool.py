@@ -36,6 +36,13 @@ class Death:
     reason: str
 
 
+@dataclass(frozen=True)
+class Farewell:
+    """A worker ended because it was asked to."""
+
+    worker: int
+
+
 class _Process:
     """One worker process. `ready` once it has said its first line; `leaving` when it shall get no more tasks."""
 
@@ -164,19 +171,19 @@ class Pool:
         """Hand a task to an idle worker."""
         self._processes[worker].send(task)
 
-    def wait(self, seconds: float) -> Iterator[Report | Death]:
-        """Reports and deaths, as soon as there are any or the time is over."""
+    def wait(self, seconds: float) -> Iterator[Report | Death | Farewell]:
+        """What happens to the workers, as soon as there are any or the time is over."""
         for key, _ in self._selector.select(seconds):
             process: _Process = key.data
             lines, ended = process.lines()
             for line in lines:
                 yield from self._line(process, line)
             if ended:
-                death = Death(process.number, process.task, process.reason())
                 asked = process.leaving and process.task is None
+                end = Farewell(process.number) if asked else Death(process.number, process.task, process.reason())
+                process.process.wait()
                 self._drop(process)
-                if not asked:
-                    yield death
+                yield end
 
     def _line(self, process: _Process, line: bytes) -> Iterator[Report]:
         if not process.ready:

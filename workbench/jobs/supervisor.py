@@ -31,7 +31,7 @@ from .journal import JobEvent, JournalReader, JournalWriter
 from .locks import Lock
 from .partial import Companion, Partial, digest
 from .plan import Plan, Range
-from .pool import Death, Pool, Report
+from .pool import Death, Farewell, Pool, Report
 from .snapshot import Fold
 from .store import JobFolder
 from .turns import Turn
@@ -47,6 +47,9 @@ QUEUE_CHECK = 0.3
 
 SPACE_CHECK = 2.0
 """Seconds between two looks at the free space while the disk is full."""
+
+LOCK_PATIENCE = 0.3
+"""Seconds to try for a job's lock: those who only ask whether it is held have it for microseconds."""
 
 DEATHS_BY_RANGE = 2
 DEATHS_AT_START = 3
@@ -92,6 +95,8 @@ class Supervisor:
         self.control = folder.control(self.spec)
         self.fold = Fold(folder.id, self.spec, self.plan)
         self.fold.apply(JournalReader(folder.journal).read())
+        if self.fold.status in ("done", "cancelled"):
+            raise ResumeFailed(f"Job {folder.id} is {self.fold.status} already.")
         self.journal = JournalWriter(folder.journal)
         self.unwritten: deque[JobEvent] = deque()
         self.stopping = False
@@ -420,10 +425,13 @@ class _Round:
             pool.start_missing(len(self.todo))
             self.hand_out()
         for report in pool.wait(TICK):
-            if isinstance(report, Death):
-                self.bury(report)
-            else:
-                self.take(report)
+            match report:
+                case Report():
+                    self.take(report)
+                case Death():
+                    self.bury(report)
+                case Farewell():
+                    self.nothing_in_hand(report.worker)
             self.hand_out()
 
     def settle(self, wanted: Control) -> None:
@@ -438,14 +446,18 @@ class _Round:
             return
         for worker in self.pool.idle():
             if not self.todo:
-                if self.tensor_of.pop(worker, None) is not None:
-                    self.job.record(events.Working(worker=worker, tensor=-1))
+                self.nothing_in_hand(worker)
                 continue
             task = self.todo.popleft()
             self.pool.give(worker, task)
             if self.tensor_of.get(worker) != task.tensor:
                 self.tensor_of[worker] = task.tensor
                 self.job.record(events.Working(worker=worker, tensor=task.tensor))
+
+    def nothing_in_hand(self, worker: int) -> None:
+        """Journal that a worker has no tensor any more."""
+        if self.tensor_of.pop(worker, None) is not None:
+            self.job.record(events.Working(worker=worker, tensor=-1))
 
     def take(self, report: Report) -> None:
         """Journal a finished range, or act on what went wrong with it."""
@@ -550,7 +562,7 @@ def main(folder: Path, ready: int) -> None:
     job = JobFolder(folder)
     lock = Lock(job.lock)
     try:
-        if not lock.acquire(2.0):
+        if not lock.acquire(LOCK_PATIENCE):
             raise ResumeFailed(f"Job {job.id} is already in the hands of another program.")
         supervisor = Supervisor(job)
     except (QuantdeckError, OSError) as error:
