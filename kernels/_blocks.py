@@ -15,8 +15,9 @@ from .registry import Bytes, Floats
 
 Levels = npt.NDArray[np.uint8]
 
-CHUNK = 1 << 17
-"""Weights that are quantized at once: a float32 array of them takes 512 KB, and a few fit in the second-level cache."""
+CHUNK = 127 << 10
+"""Weights that are quantized at once: a float32 array of them takes half a megabyte, and a few fit in the second-level
+cache. The number of columns must not be a power of two, or the rows would compete for the same cache lines."""
 
 GROUP_MAX_EPS = np.float32(1e-15)
 """Blocks whose largest magnitude is below this count as zeros in the searches."""
@@ -85,9 +86,12 @@ def imatrix_columns(imatrix: Floats, block_size: int, part: slice) -> Floats:
     return np.take(per_row.T, np.arange(part.start, part.stop) % len(per_row), axis=1)
 
 
-def halves(scales: Floats) -> Bytes:
-    """Scales (m,) rounded to binary16, as bytes (m, 2)."""
-    return scales.astype(np.float16).view(np.uint8).reshape(-1, 2)
+def write_halves(scales: Floats, packed: Bytes, place: int) -> None:
+    """Write scales (m,), rounded to binary16, to bytes `place` and `place` + 1 of each block of `packed` (m, bytes).
+
+    `packed` is C-ordered, and both `place` and the number of bytes are even.
+    """
+    packed.view(np.uint16)[:, place // 2] = scales.astype(np.float16).view(np.uint16)
 
 
 def from_halves(packed: Bytes) -> Floats:
@@ -97,7 +101,7 @@ def from_halves(packed: Bytes) -> Floats:
 
 def join_bits(parts: Levels, bits: int) -> Levels:
     """Levels (p, ...) of `bits` bits each, p of them in one byte (...), the first in the lowest bits."""
-    joined = parts[0].copy()
+    joined: Levels = parts[0].copy()
     for place in range(1, len(parts)):
         joined |= parts[place] << np.uint8(bits * place)
     return joined

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._blocks import BlockCodec, add_down, from_halves, halves, join_bits
+from ._blocks import BlockCodec, add_down, from_halves, join_bits, write_halves
 from .registry import Bytes, Codec, Floats
 from .ternary import round_to_trits
 
@@ -26,7 +26,7 @@ class Q1(BlockCodec):
     def _pack(self, x: Floats, packed: Bytes) -> None:
         positive = (x >= 0).view(np.uint8).reshape(16, 8, -1)
         packed[:, 2:] = join_bits(positive.swapaxes(0, 1), 1).T
-        packed[:, :2] = halves(add_down(np.abs(x, out=x)) / np.float32(128))
+        write_halves(add_down(np.abs(x, out=x)) / np.float32(128), packed, 0)
 
     def _unpack(self, packed: Bytes, values: Floats) -> None:
         positive = np.unpackbits(np.ascontiguousarray(packed[:, 2:]), axis=1, bitorder="little")
@@ -47,7 +47,7 @@ class Q2(BlockCodec):
         d, trits = round_to_trits(x)
         overflow = np.isinf(np.float32(1) / d) & (d > 0)
         trits[:, overflow] = 0
-        packed[:, :2] = halves(d)
+        write_halves(d, packed, 0)
         packed[:, 2:] = join_bits(trits.reshape(16, 4, -1).swapaxes(0, 1), 2).T
 
     def _unpack(self, packed: Bytes, values: Floats) -> None:

@@ -129,7 +129,8 @@ def _to_ue4m3(x: Floats) -> Levels:
 
 def _e8m0_half() -> Floats:
     """2^(e - 128) for e = 0 .. 255."""
-    return np.exp2(np.arange(256) - 128.0).astype(np.float32)
+    powers: Floats = np.exp2(np.arange(256) - 128.0).astype(np.float32)
+    return powers
 
 
 def _ue4m3_half() -> Floats:

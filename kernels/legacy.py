@@ -28,7 +28,6 @@ from ._blocks import (
     dot_down,
     first_minimum,
     from_halves,
-    halves,
     imatrix_columns,
     join_bits,
     largest_magnitude,
@@ -36,6 +35,7 @@ from ._blocks import (
     reciprocal,
     signed_maximum,
     slices,
+    write_halves,
 )
 from .registry import Bytes, Codec, Floats
 
@@ -76,6 +76,7 @@ class Scaled(_Legacy):
     """
 
     def __init__(self, bits: int) -> None:
+        self.bits = bits
         self.middle = 1 << (bits - 1)
         self.block_bytes = 2 + 4 * bits
 
@@ -85,7 +86,8 @@ class Scaled(_Legacy):
         x *= reciprocal(d)
         x += np.float32(self.middle + 0.5)
         levels = x.astype(np.int8).view(np.uint8)
-        np.minimum(levels, np.uint8(2 * self.middle - 1), out=levels)
+        # The opposite of the largest magnitude would be level 2 middle; it takes the level below.
+        levels -= levels >> np.uint8(self.bits)
         self._write(d, levels, packed)
 
     def _pack_weighted(self, x: Floats, weights: Floats, packed: Bytes) -> None:
@@ -93,7 +95,7 @@ class Scaled(_Legacy):
         self._write(d, levels, packed)
 
     def _write(self, d: Floats, levels: Levels, packed: Bytes) -> None:
-        packed[:, :2] = halves(d)
+        write_halves(d, packed, 0)
         _write_levels(levels, packed[:, 2:])
 
     def _unpack(self, packed: Bytes, values: Floats) -> None:
@@ -120,17 +122,15 @@ class ScaledAndShifted(_Legacy):
         x -= minimum
         x *= reciprocal(d)
         x += np.float32(0.5)
-        levels = x.astype(np.int8).view(np.uint8)
-        np.minimum(levels, np.uint8(self.top), out=levels)
-        self._write(d, minimum, levels, packed)
+        self._write(d, minimum, x.astype(np.int8).view(np.uint8), packed)
 
     def _pack_weighted(self, x: Floats, weights: Floats, packed: Bytes) -> None:
         d, minimum, levels = _search_scale_and_minimum(x, weights, self.top)
         self._write(d, minimum, levels, packed)
 
     def _write(self, d: Floats, minimum: Floats, levels: Levels, packed: Bytes) -> None:
-        packed[:, :2] = halves(d)
-        packed[:, 2:4] = halves(minimum)
+        write_halves(d, packed, 0)
+        write_halves(minimum, packed, 2)
         _write_levels(levels, packed[:, 4:])
 
     def _unpack(self, packed: Bytes, values: Floats) -> None:
@@ -154,7 +154,7 @@ class Q80(BlockCodec):
         half = x.view(np.uint32) & SIGN
         half |= ROUND_AWAY.view(np.uint32)
         x += half.view(np.float32)
-        packed[:, :2] = halves(d)
+        write_halves(d, packed, 0)
         packed[:, 2:] = x.astype(np.int8).view(np.uint8).T
 
     def _unpack(self, packed: Bytes, values: Floats) -> None:
@@ -185,12 +185,15 @@ def _mean_of_squares(rows: Floats) -> Floats:
     """The mean of x^2 of each row of (n, k), added from the first to the last weight: (n,)."""
     n, k = rows.shape
     total = np.zeros(n, np.float32)
-    step = max(1, (1 << 17) // max(n, 1))
-    for start in range(0, k, step):
-        part = columns(rows[:, start : start + step])
-        part *= part
-        part[0] += total
-        total = add_down(part)
+    step = 256
+    # Columns some cache lines apart from the next row's, so that the transpose below does not thrash.
+    squares = np.empty((n, step + 16), np.float32)
+    for part in slices(k, step):
+        width = part.stop - part.start
+        np.square(rows[:, part], out=squares[:, :width])
+        terms = columns(squares[:, :width])
+        terms[0] += total
+        total = add_down(terms)
     total /= np.float32(k)
     return total
 
@@ -216,9 +219,9 @@ def _search_scale(x: Floats, weights: Floats, middle: int) -> tuple[Floats, Leve
         wxl, wll = dot_down(wx, numbers), dot_down(weights, numbers, numbers)
         better = (wll > 0) & (wxl * wxl > best * wll)
         scale = wxl / wll
-        np.copyto(best_inverse, inverse, where=better)
-        np.copyto(d, scale, where=better)
-        np.copyto(best, scale * wxl, where=better)
+        np.putmask(best_inverse, better, inverse)
+        np.putmask(d, better, scale)
+        np.putmask(best, better, scale * wxl)
     _round_clipped(x, best_inverse, middle, numbers)
     numbers += np.float32(middle)
     levels = numbers.astype(np.uint8)
@@ -248,47 +251,48 @@ def _search_scale_and_minimum(x: Floats, weights: Floats, top: int) -> tuple[Flo
     constant = largest <= minimum
     wx = weights * x
     w_sum, wx_sum = add_down(weights), add_down(wx)
-    shifted, trial, levels = np.empty_like(x), np.empty_like(x), np.empty_like(x)
+    levels, difference = np.empty_like(x), np.empty_like(x)
 
-    def round_levels(inverse: Floats) -> None:
-        np.subtract(x, minimum, out=trial)
-        np.multiply(trial, inverse, out=trial)
-        farthest = np.maximum(largest - minimum, minimum - smallest) * np.abs(inverse)
-        wild = np.flatnonzero(~(farthest < ROUNDABLE))
+    def round_levels(base: Floats, inverse: Floats) -> None:
+        np.subtract(x, base, out=levels)
+        np.multiply(levels, inverse, out=levels)
+        farthest = np.maximum(largest - base, base - smallest) * np.abs(inverse)
+        (wild,) = np.nonzero(~(farthest < ROUNDABLE))
         if wild.size:
-            trial[:, wild] = nearest_int(trial[:, wild])
-        np.rint(trial, out=trial)
-        np.clip(trial, np.float32(0), np.float32(top), out=trial)
+            levels[:, wild] = nearest_int(levels[:, wild])
+        np.rint(levels, out=levels)
+        np.clip(levels, np.float32(0), np.float32(top), out=levels)
 
     def error(d: Floats, offset: Floats) -> Floats:
-        np.multiply(trial, d, out=shifted)
-        np.add(shifted, offset, out=shifted)
-        np.subtract(shifted, x, out=shifted)
-        np.multiply(shifted, shifted, out=shifted)
-        return dot_down(weights, shifted)
+        np.multiply(levels, d, out=difference)
+        np.add(difference, offset, out=difference)
+        np.subtract(difference, x, out=difference)
+        return dot_down(difference, difference, weights)
 
-    inverse = np.float32(top) / (largest - minimum)
+    base, inverse = minimum.copy(), np.float32(top) / (largest - minimum)
     d = np.float32(1) / inverse
-    round_levels(inverse)
-    np.copyto(levels, trial)
-    best = error(d, minimum)
+    round_levels(base, inverse)
+    best = error(d, base)
     for i in range(37):
         factor = np.float32(-0.9) + np.float32(0.05) * np.float32(i) + np.float32(top)
-        round_levels(factor / (largest - minimum))
-        wl = weights * trial
-        wl_sum, wll, wxl = add_down(wl), dot_down(wl, trial), dot_down(wl, x)
+        trial = factor / (largest - minimum)
+        round_levels(minimum, trial)
+        wl = np.multiply(weights, levels, out=difference)
+        wl_sum, wll, wxl = add_down(wl), dot_down(wl, levels), dot_down(wl, x)
         determinant = w_sum * wll - wl_sum * wl_sum
         scale: Floats = np.divide(w_sum * wxl - wx_sum * wl_sum, determinant)
         offset: Floats = np.divide(wll * wx_sum - wl_sum * wxl, determinant)
         positive = offset > 0
-        np.copyto(offset, np.float32(0), where=positive)
-        np.copyto(scale, wxl / wll, where=positive)
+        np.putmask(scale, positive, wxl / wll)
+        np.putmask(offset, positive, np.float32(0))
         trial_error = error(scale, offset)
         better = (determinant > 0) & (trial_error < best)
-        np.copyto(levels, trial, where=better)
-        np.copyto(best, trial_error, where=better)
-        np.copyto(d, scale, where=better)
-        np.copyto(minimum, offset, where=better)
+        np.putmask(best, better, trial_error)
+        np.putmask(base, better, minimum)
+        np.putmask(inverse, better, trial)
+        np.putmask(d, better, scale)
+        np.putmask(minimum, better, offset)
+    round_levels(base, inverse)
     levels[:, constant] = 0
     d[constant] = 0
     return d, minimum, levels.astype(np.uint8)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._blocks import (
+    CHUNK,
     GROUP_MAX_EPS,
     BlockCodec,
     Levels,
@@ -19,13 +20,13 @@ from ._blocks import (
     columns,
     dot_down,
     from_halves,
-    halves,
     imatrix_columns,
     join_bits,
     nearest_int,
     reciprocal,
     signed_maximum,
     slices,
+    write_halves,
 )
 from .registry import Bytes, Codec, Floats
 
@@ -37,33 +38,21 @@ LEVELS = np.searchsorted(VALUES[1:] + VALUES[:-1], np.arange(-REACH, REACH), sid
 NEAREST = VALUES[LEVELS]
 """The value of that level."""
 TRIES = range(-7, 8)
-FIT = 1 << 15
-"""Weights of one call of `_fits`: it goes over them 16 times, and its scratch must stay in the second-level cache."""
-BATCH = 1 << 18
-"""Weights of one choice among the fits, which goes over short vectors: the longer they are the less it costs."""
 
 
 class IQ4(BlockCodec):
     """What IQ4_NL and IQ4_XS share: sub-blocks of 32 weights, each with a scale of its own that is searched for.
 
-    In columns of sub-blocks, column s m + b is sub-block s of block b. Scratch: 4 MB.
+    In columns of sub-blocks, column s m + b is sub-block s of block b.
     """
 
     def _quantize_blocks(self, rows: Floats, imatrix: Floats | None, packed: Bytes) -> None:
         blocks = rows.reshape(-1, self.block_size)
-        for batch in slices(len(blocks), BATCH // self.block_size):
-            parts = list(slices(batch.stop - batch.start, FIT // self.block_size))
-            of_batch = blocks[batch]
-            xs = [columns(of_batch[part]) for part in parts]
-            fits = []
-            for part, x in zip(parts, xs, strict=True):
-                where = slice(batch.start + part.start, batch.start + part.stop)
-                fits.append(_fits(_sub_blocks(x), _sub_blocks(self._weights(x, imatrix, where))))
-            scales = _best_scale(np.concatenate(fits, axis=2))
-            for part, x in zip(parts, xs, strict=True):
-                sub_blocks = self.block_size // 32
-                of_part = scales[sub_blocks * part.start : sub_blocks * part.stop].reshape(sub_blocks, -1)
-                self._pack_scaled(x, of_part, packed[batch][part])
+        for part in slices(len(blocks), CHUNK // self.block_size):
+            x = columns(blocks[part])
+            weights = self._weights(x, imatrix, part)
+            scales = _best_scale(_fits(_sub_blocks(x), _sub_blocks(weights)))
+            self._pack_scaled(x, scales.reshape(self.block_size // 32, -1), packed[part])
 
     def _weights(self, x: Floats, imatrix: Floats | None, blocks: slice) -> Floats:
         """The weight of each error (block_size, m): x^2, or importance * sqrt(x^2 + the block's doubled mean x^2)."""
@@ -86,7 +75,7 @@ class IQ4NL(IQ4):
     block_bytes = 18
 
     def _pack_scaled(self, x: Floats, scales: Floats, packed: Bytes) -> None:
-        packed[:, :2] = halves(scales[0])
+        write_halves(scales[0], packed, 0)
         packed[:, 2:] = _nibbles(x, scales).reshape(16, -1).T
 
     def _unpack(self, packed: Bytes, values: Floats) -> None:
@@ -109,7 +98,7 @@ class IQ4XS(IQ4):
         inverse = reciprocal(d)
         steps = np.clip(nearest_int(inverse * scales), np.float32(-32), np.float32(31))
         codes = (steps + np.float32(32)).astype(np.uint8)
-        packed[:, :2] = halves(d)
+        write_halves(d, packed, 0)
         packed[:, 2:4] = join_bits((codes >> np.uint8(4)).reshape(2, 4, -1).swapaxes(0, 1), 2).T
         packed[:, 4:8] = join_bits((codes & np.uint8(15)).reshape(4, 2, -1).swapaxes(0, 1), 4).T
         packed[:, 8:] = _nibbles(x, d * steps).reshape(128, -1).T
@@ -165,8 +154,8 @@ def _best_scale(sums: Floats) -> Floats:
     for wkx, wkk in sums.swapaxes(0, 1)[1:]:
         better = (wkk > 0) & (wkx * wkx > best * wkk)
         scale = wkx / wkk
-        np.copyto(d, scale, where=better)
-        np.copyto(best, scale * wkx, where=better)
+        np.putmask(d, better, scale)
+        np.putmask(best, better, scale * wkx)
     return d
 
 

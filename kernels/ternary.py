@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ._blocks import BlockCodec, Levels, from_halves, halves, join_bits, largest_magnitude, reciprocal
+from ._blocks import BlockCodec, Levels, from_halves, join_bits, largest_magnitude, reciprocal, write_halves
 from .registry import Bytes, Codec, Floats
 
 
@@ -31,7 +31,7 @@ class TQ1(BlockCodec):
         packed[:, :32] = _fraction(trits[:160].reshape(5, 32, -1)).T
         packed[:, 32:48] = _fraction(trits[160:240].reshape(5, 16, -1)).T
         packed[:, 48:52] = _fraction(trits[240:].reshape(4, 4, -1)).T
-        packed[:, 52:] = halves(d)
+        write_halves(d, packed, 52)
 
     def _unpack(self, packed: Bytes, values: Floats) -> None:
         _read_digits(packed[:, :32], values[:, :160])
@@ -55,7 +55,7 @@ class TQ2(BlockCodec):
         d, trits = round_to_trits(x)
         quarters = trits.reshape(2, 4, 32, -1).swapaxes(0, 1)
         packed[:, :64] = join_bits(quarters, 2).reshape(64, -1).T
-        packed[:, 64:] = halves(d)
+        write_halves(d, packed, 64)
 
     def _unpack(self, packed: Bytes, values: Floats) -> None:
         joined, quarters = packed[:, :64].reshape(-1, 2, 32), values.reshape(-1, 2, 4, 32)
