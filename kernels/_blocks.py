@@ -86,6 +86,11 @@ def imatrix_columns(imatrix: Floats, block_size: int, part: slice) -> Floats:
     return np.take(per_row.T, np.arange(part.start, part.stop) % len(per_row), axis=1)
 
 
+def halves(scales: Floats) -> Bytes:
+    """Scales (m,) rounded to binary16, as bytes (m, 2)."""
+    return scales.astype(np.float16).view(np.uint8).reshape(-1, 2)
+
+
 def write_halves(scales: Floats, packed: Bytes, place: int) -> None:
     """Write scales (m,), rounded to binary16, to bytes `place` and `place` + 1 of each block of `packed` (m, bytes).
 
