@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from quantdeck.kernels import TYPES
@@ -249,3 +250,28 @@ def test_alignment_of_the_source_is_kept(tmp_path: Path) -> None:
     assert all(offset % 128 == 0 for offset in ours.offsets)
     path.write_bytes(ours.content + bytes(ours.total_size - ours.data_offset))
     assert [t.type for t in read_model(path).tensors] == ["F32", "Q8_0", "F32"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_metadata_never_surprises(tmp_path: Path, seed: int) -> None:
+    """Whatever the reader lets through, a recipe comes of it or one sentence."""
+    content = models.make_model(tmp_path / "m.gguf", "llama_moe_4", empty=True, n_layer=2).read_bytes()
+    begin, end = content.index(b"llama.context_length"), content.index(b"tokenizer.ggml.tokens")
+    names = content.index(b"token_embd.weight")
+    rng = np.random.default_rng(seed)
+    path, outcomes = tmp_path / "damaged.gguf", set()
+    for _ in range(400):
+        damaged = bytearray(content)
+        low, high = (begin, end) if rng.random() < 0.7 else (names, names + 1200)
+        for position in rng.integers(low, high, rng.integers(1, 4)):
+            damaged[position] = rng.choice([0, 1, 8, 9, 0x7F, 0x80, 0xFF, rng.integers(256)])
+        path.write_bytes(damaged)
+        try:
+            recipe = make_recipe(read_model(path), Request("Q3_K_M", tensor_types=(("ffn", "Q4_0"),)), preview=True)
+            assert recipe.header().total_size > recipe.n_bytes
+            assert recipe.summary
+            outcomes.add("made")
+        except QuantdeckError as error:
+            assert str(error).isprintable()
+            outcomes.add("refused")
+    assert outcomes == {"made", "refused"}

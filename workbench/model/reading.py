@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from .gguf import GgufSource, read_gguf_model
+from .gguf import read_gguf_model
+from .gguf_source import GgufSource
 from .model import Model, Source
 
 _SOURCES: Mapping[str, Callable[[Model], Source]] = MappingProxyType({"gguf": GgufSource})
