@@ -17,7 +17,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".new")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".quantdeck-", suffix=".new")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

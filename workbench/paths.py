@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ class Paths:
     def from_environment(cls, environ: Mapping[str, str]) -> Paths:
         """`QUANTDECK_HOME` holds everything if it is set; otherwise each system's own folders."""
         if home := environ.get("QUANTDECK_HOME"):
-            root = Path(home).expanduser().absolute()
+            root = Path(os.path.expanduser(home)).absolute()  # noqa: PTH111 - pathlib's raises for a user that is not there
             return cls(config=root, data=root, cache=root / "cache")
         dirs = platformdirs.PlatformDirs("quantdeck", appauthor=False)
         return cls(config=dirs.user_config_path, data=dirs.user_data_path, cache=dirs.user_cache_path)

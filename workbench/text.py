@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 
 _CONTROL = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -16,7 +17,9 @@ def printable(text: str) -> str:
 
 
 def size(n_bytes: float) -> str:
-    """Bytes with three significant digits in binary units, as memory and llama.cpp count: 4.68 GiB."""
+    """Bytes with three significant digits in binary units, as llama.cpp counts: 4.68 GiB; "?" for no number."""
+    if not math.isfinite(n_bytes):
+        return "?"
     value, unit = float(n_bytes), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if abs(value) < 999.5:
@@ -29,7 +32,11 @@ def size(n_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 4.2 s, 3 min 20 s, 2 h 05 min, 3 d 4 h."""
+    """Seconds as people say them: 85 ms, 4.2 s, 3 min 20 s, 2 h 05 min, 3 d 4 h; "?" for what is no duration."""
+    if not 0 <= seconds < math.inf:
+        return "?"
+    if seconds < 0.0995:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -43,8 +50,30 @@ def duration(seconds: float) -> str:
 
 
 def count(n: float) -> str:
-    """A number of weights as the field writes it: 8.03 B, 4.46 M, 512."""
+    """A number of weights as the field writes it: 8.03 B, 4.46 M, 512; "?" for what is no number."""
+    if not math.isfinite(n):
+        return "?"
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if abs(n) >= limit:
+        # What would round to 1000.00 of the smaller unit is 1.00 of this one.
+        if abs(n) >= limit * (1 if unit == "K" else 0.999995):
             return f"{n / limit:.2f} {unit}"
     return f"{n:.0f}"
+
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def parse_size(text: str) -> int:
+    """A number with an optional unit: 32K is 32,768; 16G, 16 GiB and 16GB are the same, as memory is sold that way.
+
+    ValueError with a sentence if it is none.
+    """
+    number = text.strip().upper().removesuffix("B").removesuffix("I").strip().replace(",", "")
+    unit = number[-1:] if number[-1:] in _UNITS else ""
+    try:
+        value = int(float(number.removesuffix(unit)) * _UNITS[unit])
+    except (ValueError, OverflowError):
+        raise ValueError(f"{printable(text)!r} is not a number; write for example 8192, 32K or 16G") from None
+    if value < 0:
+        raise ValueError("it cannot be negative")
+    return value
