@@ -180,7 +180,8 @@ def _refine(x: Floats, weight: Floats, wx: Floats, level: Floats, sumlx: Floats,
     """Move one level of each block where that pays, in place with the sums; True if any moved."""
     slx = sumlx - wx * level
     sl2 = suml2 - weight * level * level
-    solved: Floats = x * sl2 / slx
+    solved = x * sl2
+    solved /= slx
     moved = np.minimum(nearest_int(solved), np.float32(4))
     at = np.flatnonzero((moved != level) & (slx > 0) & (sl2 > 0))
     slx, sl2, moved = slx[at], sl2[at], moved[at]

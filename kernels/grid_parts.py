@@ -25,7 +25,7 @@ SUPER = 256
 """Weights of a super-block."""
 
 # Super-blocks that are searched at once.
-_CHUNK = 256
+_CHUNK = 512
 
 
 class GridCodec(ABC):

@@ -17,13 +17,14 @@ the nearest point of its neighbour list, by the float32 sum over the weights, in
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from .grid_books import Book, Floats, Ints, Lists
+from .grid_books import Book, Floats, Ints, Lists, Table
 from .registry import KernelError
 
 Points = npt.NDArray[np.int16]
@@ -91,10 +92,72 @@ def states(book: Book, x: Floats, inverse: Floats) -> States:
     return packed
 
 
-def on_grid(book: Book, state: States) -> Points:
-    """Grid index of each state, -1 off the grid."""
-    index: Points = book.index[state & np.uint16(BORDER - 1)]
-    return index
+@dataclass(frozen=True)
+class _Ladder:
+    """States of single weights on a whole ladder of scales, looked up by the weight's ratio to the block's `top`.
+
+    Attributes:
+        bins: ratio times this is the number of the bin.
+        words: level at each step, 16 bits a step, 4 steps a word: uint64 (bins, words).
+        unclear: whether the level may change, or border on a change, somewhere in the bin: (bins,).
+    """
+
+    bins: np.float32
+    words: npt.NDArray[np.uint64]
+    unclear: Mask
+
+
+_BINS = 1 << 14
+
+
+@cache
+def _ladder(levels: int, inverse: tuple[float, ...]) -> _Ladder:
+    """The table for inverse scales `inverse` / top, ascending. Its last steps repeat the last one to fill a word."""
+    steps = np.array(inverse + inverse[-1:] * (-len(inverse) % 4))
+    width = 2 * (levels - 1) / steps[0] * (1 + 1e-3) / (_BINS - 2)
+    edge = np.arange(_BINS)[:, None] * width
+    value = edge * steps
+    margin = 0.1 * width * steps + 1e-4
+    low, level, high = (
+        np.clip(np.floor(edges / 2), 0, levels - 1).astype(np.uint16)
+        for edges in (value - margin, value + width / 2 * steps, value + width * steps + margin)
+    )
+    return _Ladder(np.float32(1 / width), level.view(np.uint64), (low != high).any(axis=1))
+
+
+def ladder_states(book: Book, x: Floats, ladder: Floats, top: Floats) -> States:
+    """State of each group at the inverse scales ladder / top.
+
+    Args:
+        book: the code book.
+        x: group-wise weights (group, groups).
+        ladder: (steps,), ascending.
+        top: positive, (blocks,).
+
+    Returns:
+        uint16 (groups, steps), the steps filled up to a multiple of 4 by repeating the last one.
+    """
+    group, groups = x.shape
+    table = _ladder(book.levels, tuple(ladder.tolist()))
+    columns = x.reshape(group, -1, len(top))
+    words = np.zeros((groups, table.words.shape[1]), np.uint64)
+    unclear = np.tile((top < _SMALL) | (top > _LARGE), columns.shape[1])
+    to_bin = table.bins / top
+    for values in columns[::-1]:
+        bins = (values * to_bin).reshape(-1)
+        np.maximum(bins, np.float32(0), out=bins)
+        np.minimum(bins, np.float32(_BINS - 1), out=bins)
+        index = bins.astype(np.int32).astype(np.intp)
+        words *= np.uint64(book.levels)
+        words += table.words.take(index, axis=0, mode="clip")
+        unclear |= table.unclear.take(index, mode="clip")
+    state = words.view(np.uint16)
+    again = np.flatnonzero(unclear)
+    if again.size:
+        some = x.take(again, axis=1)
+        for step, rung in enumerate(np.pad(ladder, (0, state.shape[1] - len(ladder)), mode="edge")):
+            state[again, step] = states(book, some, (rung / top)[again % len(top)])
+    return state
 
 
 def nearest_points(book: Book, state: States, x: Floats, weight: Floats, scale: Floats) -> Points:
@@ -103,10 +166,9 @@ def nearest_points(book: Book, state: States, x: Floats, weight: Floats, scale: 
     Args and result as for `likely_points`.
     """
     point, unsure = likely_points(book, state, x, weight, scale)
-    group = unsure % point.shape[1]
-    s = scale.reshape(-1)[unsure // point.shape[1] * scale.shape[1] + group % scale.shape[1]]
-    flat_state = state.reshape(-1)[unsure]
-    point.reshape(-1)[unsure] = settled(book, book.odd, flat_state, x, weight, group, s)
+    group, step = np.divmod(unsure, point.shape[1])
+    s = scale[step, group % scale.shape[1]]
+    point.reshape(-1)[unsure] = settled(book, book.odd, state.reshape(-1)[unsure], x, weight, group, s)
     return point
 
 
@@ -115,110 +177,158 @@ def likely_points(book: Book, state: States, x: Floats, weight: Floats, scale: F
 
     Args:
         book: the code book.
-        state: (steps, groups) from `states`.
+        state: (groups, steps) from `states`.
         x: group-wise weights (group, groups).
         weight: group-wise importance (group, groups).
-        scale: (steps, blocks).
+        scale: descending over the steps, (steps, blocks).
 
     Returns:
-        int16 (steps, groups), and intp positions in it.
+        int16 (groups, steps), and intp positions in it.
     """
-    steps, groups = state.shape
-    point = on_grid(book, state)
-    turned = np.ascontiguousarray(state.T)
+    groups, steps = state.shape
     begins = np.ones((groups, steps), bool)
-    np.not_equal(turned[:, 1:], turned[:, :-1], out=begins[:, 1:])
+    np.not_equal(state[:, 1:], state[:, :-1], out=begins[:, 1:])
     at = np.flatnonzero(begins)
-    run_state = turned.ravel()[at]
-    run_length = np.diff(at, append=turned.size)
+    length = np.diff(at, append=state.size)
+    run_state = state.reshape(-1)[at]
     bare = run_state & np.uint16(BORDER - 1)
-    off = np.flatnonzero(book.index[bare] < 0)
-    # Runs of one table beside one another, the long ones first; border states, which come last, use no table.
-    kind = np.where(run_state < BORDER, book.table_of[bare], 255)[off]
-    order = off[np.argsort((kind * np.uint16(64) + np.uint16(63) - run_length[off]).astype(np.uint16), kind="stable")]
-    group, step = np.divmod(at[order], steps)
-    column = book.column_of[bare[order]]
+    run_point = book.index[bare]
+    off = np.flatnonzero(run_point < 0)
+    # Runs of one table beside one another, those of one step last; border states, last of all, use no table.
+    kind = np.where(run_state[off] < BORDER, book.table_of[bare[off]] * 2 + (length[off] == 1), 255).astype(np.uint8)
+    order = off[np.argsort(kind, kind="stable")]
     bounds = np.concatenate([[0], np.cumsum(np.bincount(kind, minlength=256))])
-    unsure = [_positions(step, group, run_length[order], groups, slice(bounds[255], None))]
+    bordering = order[bounds[255] :]
+    unsure = [np.repeat(at[bordering], length[bordering]) + _counting(length[bordering])]
+    changes = []
     for number, table in enumerate(book.tables):
         stride = max(_SCRATCH // len(table.members), 1)
-        for low in range(bounds[number], bounds[number + 1], stride):
-            part = slice(low, min(low + stride, bounds[number + 1]))
-            runs = _Runs(group[part], step[part], run_length[order[part]], column[part])
-            unsure.append(_best_of_table(table.members, table.odd, runs, x, weight, scale, point))
-    return point, np.concatenate(unsure)
+        for low in range(bounds[2 * number], bounds[2 * number + 2], stride):
+            part = order[low : min(low + stride, bounds[2 * number + 2])]
+            longer = max(min(bounds[2 * number + 1] - low, len(part)), 0)
+            runs = _Runs(at[part], length[part], longer, book.column_of[bare[part]], steps)
+            lines = _lines(table, runs, x, weight)
+            run_point[part], changed, open_positions = _along_runs(lines, runs, scale)
+            changes += changed
+            unsure += open_positions
+    point = np.repeat(run_point, length)
+    for positions, points in changes:
+        point[positions] = points
+    return point.reshape(groups, steps), np.concatenate(unsure)
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """Runs to search in one table, longest first: group, first step, steps, and column of the table; intp (runs,)."""
+    """Runs to search in one table.
 
-    group: Ints
-    step: Ints
+    Attributes:
+        at: flat position of the first step in (groups, steps), (runs,).
+        length: (runs,).
+        longer: how many runs have more than one step; they come first.
+        column: column of the table, (runs,).
+        steps: steps of the ladder.
+    """
+
+    at: Ints
     length: Ints
+    longer: int
+    column: Ints
+    steps: int
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """d2 / s of each neighbour of each run is s C - B2 + energy / s.
+
+    Attributes:
+        C: sum w q^2, (length, runs).
+        B2: 2 sum w q x, (length, runs).
+        energy: sum w x^2, (runs,).
+        table: the neighbours.
+        column: columns of the table, (runs,).
+    """
+
+    C: Floats
+    B2: Floats
+    energy: Floats
+    table: Table
     column: Ints
 
+    def only(self, runs: Ints) -> _Lines:
+        """The lines of some of the runs."""
+        return _Lines(
+            self.C.take(runs, axis=1), self.B2.take(runs, axis=1), self.energy[runs], self.table, self.column[runs]
+        )
 
-def _positions(step: Ints, group: Ints, length: Ints, groups: int, part: slice) -> Ints:
-    """Flat positions in a (steps, groups) array of all steps of some runs."""
-    step, group, length = step[part], group[part], length[part]
-    run = np.repeat(np.arange(len(step)), length)
-    within = np.arange(len(run)) - np.repeat(np.cumsum(length) - length, length)
-    return (step[run] + within) * groups + group[run]
-
-
-def _best_of_table(
-    members: Points, odd: Floats, runs: _Runs, x: Floats, weight: Floats, scale: Floats, point: Points
-) -> Ints:
-    """Write the best neighbour of each run at each of its steps into `point`; return the positions left unsure."""
-    groups, blocks = point.shape[1], scale.shape[1]
-    C, B2, energy = _lines(odd, runs, x, weight)
-    tame = (energy > _SMALL) & (energy < _LARGE)
-    rank = np.arange(len(members), dtype=np.uint8)[:, None]
-    position = runs.step * groups + runs.group
-    source = runs.step * blocks + runs.group % blocks
-    flat, flat_scale = point.reshape(-1), scale.reshape(-1)
-    unsure = []
-    for later in range(int(runs.length[0])):
-        active = int(np.searchsorted(-runs.length, -later, side="left"))
-        s = flat_scale.take(source[:active] + later * blocks)
-        score = C[:, :active] * s
-        score -= B2[:, :active]
+    def best(self, s: Floats) -> tuple[Points, Mask]:
+        """Best neighbour of the first len(s) runs at their scales s, and whether it is sure to be."""
+        count = len(s)
+        score = self.C[:, :count] * s
+        score -= self.B2[:, :count]
         low = score.min(axis=0)
-        bound = energy[:active] / s
+        energy = self.energy[:count]
+        bound = energy / s
         bound *= 5 * _ERROR
         bound += np.abs(low) * (2 * _ERROR)
         bound += low
         near = (score <= bound).view(np.uint8)
-        sure = (np.add.reduce(near, axis=0, dtype=np.uint8) == 1) & tame[:active]
-        near *= rank
-        best = np.maximum.reduce(near, axis=0)
-        where = position[:active] + later * groups
-        flat[where] = members.reshape(-1).take(best * np.intp(members.shape[1]) + runs.column[:active])
-        if not sure.all():
-            unsure.append(where[~sure])
-    return np.concatenate(unsure) if unsure else np.zeros(0, np.intp)
+        sure = (np.add.reduce(near, axis=0, dtype=np.uint8) == 1) & (energy > _SMALL) & (energy < _LARGE)
+        near *= np.arange(len(near), dtype=np.uint8)[:, None]
+        rank = np.maximum.reduce(near, axis=0)
+        lists = self.table.members.shape[1]
+        return self.table.members.reshape(-1).take(rank * np.intp(lists) + self.column[:count]), sure
 
 
-def _lines(odd: Floats, runs: _Runs, x: Floats, weight: Floats) -> tuple[Floats, Floats, Floats]:
-    """C = sum w q^2 and 2 B = 2 sum w q x of each neighbour of each run (length, runs), and sum w x^2 (runs,)."""
-    C = np.zeros((odd.shape[1], len(runs.group)), np.float32)
+def _along_runs(lines: _Lines, runs: _Runs, scale: Floats) -> tuple[Points, list[tuple[Ints, Points]], list[Ints]]:
+    """Follow the best neighbour along runs; lines cross but once, so that equal ends mean no change between them.
+
+    Returns:
+        The point at the start of each run; positions where another one is best, with it; positions left unsure.
+    """
+    blocks = scale.shape[1]
+    flat_scale = scale.reshape(-1)
+    group, step = np.divmod(runs.at, runs.steps)
+    source = step * blocks + group % blocks
+    first, sure_first = lines.best(flat_scale.take(source))
+    last_step = (runs.length - 1)[: runs.longer]
+    last, sure_last = lines.best(flat_scale.take(source[: runs.longer] + last_step * blocks))
+    unsure = [runs.at[~sure_first], runs.at[: runs.longer][~sure_last] + last_step[~sure_last]]
+    mixed = np.flatnonzero(~((first[: runs.longer] == last) & sure_first[: runs.longer] & sure_last))
+    if not len(mixed):
+        return first, [], unsure
+    mixed = mixed[np.argsort(-runs.length[mixed], kind="stable")]
+    at, length, source = runs.at[mixed], runs.length[mixed], source[mixed]
+    changes = [(at + length - 1, last[mixed])]
+    lines = lines.only(mixed)
+    for later in range(1, int(length[0]) - 1):
+        active = int(np.searchsorted(-length, -later - 1, side="left"))
+        points, sure = lines.best(flat_scale.take(source[:active] + later * blocks))
+        changes.append((at[:active] + later, points))
+        unsure.append(at[:active][~sure] + later)
+    return first, changes, unsure
+
+
+def _counting(lengths: Ints) -> Ints:
+    """0, 1, ... up to each of the lengths in turn."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+def _lines(table: Table, runs: _Runs, x: Floats, weight: Floats) -> _Lines:
+    group = runs.at // runs.steps
+    C = np.zeros((len(table.members), len(group)), np.float32)
     B2 = np.zeros_like(C)
-    energy = np.zeros(len(runs.group), np.float32)
-    for i, values in enumerate(odd):
-        q = values.take(runs.column, axis=1)
-        w = weight[i].take(runs.group)
-        xi = x[i].take(runs.group)
+    energy = np.zeros(len(group), np.float32)
+    for odd, values, weights in zip(table.odd, x, weight, strict=True):
+        q, xi, w = odd.take(runs.column, axis=1), values.take(group), weights.take(group)
         wq = q * w
         q *= wq
         C += q
-        wx2 = xi * np.float32(2)
-        wq *= wx2
+        w *= xi
+        wq *= xi * np.float32(2)
         B2 += wq
         w *= xi
-        w *= xi
         energy += w
-    return C, B2, energy
+    return _Lines(C, B2, energy, table, runs.column)
 
 
 def settled(book: Book, values: Floats, state: States, x: Floats, weight: Floats, group: Ints, scale: Floats) -> Points:
@@ -274,7 +384,7 @@ def _exact_best(lists: Lists, state: States, values: Floats, x: Floats, weight: 
     length = lists.length[state]
     start = np.cumsum(length) - length
     owner = np.repeat(np.arange(len(state)), length)
-    member = lists.members[np.repeat(lists.start[state] - start, length) + np.arange(len(owner))]
+    member = lists.members[np.repeat(lists.start[state], length) + _counting(length)]
     s = scale[owner]
     d2 = np.zeros(len(owner), np.float32)
     for i, value in enumerate(values):
@@ -290,7 +400,8 @@ def _exact_best(lists: Lists, state: States, values: Floats, x: Floats, weight: 
         raise Overflow
     hit = np.flatnonzero(d2 == best[owner])
     first = np.searchsorted(owner[hit], np.arange(len(state)))
-    return member[hit[first]]
+    point: Points = member[hit[first]]
+    return point
 
 
 @dataclass(frozen=True)
@@ -331,23 +442,24 @@ def search(
         Fit; its scale is negative where only negated weights count.
     """
     blocks = x.shape[1]
-    inverse = ladder[:, None] / np.where(empty, np.float32(1), top)
+    top = np.where(empty, np.float32(1), top)
     columns, importance = group_wise(x, book.group), group_wise(np.sqrt(weight), book.group)
-    state = np.stack([states(book, columns, step) for step in inverse])
-    point = nearest_points(book, state, columns, importance, np.float32(1) / inverse)
+    state = ladder_states(book, columns, ladder, top)
+    filled = np.pad(ladder, (0, state.shape[1] - len(ladder)), mode="edge")
+    point = nearest_points(book, state, columns, importance, np.float32(1) / (filled[:, None] / top))
+    by_step = np.ascontiguousarray(point.T).reshape(len(filled), -1, blocks)
     wx = weight * x
     scale, best, chosen = start.copy(), np.zeros(blocks, np.float32), np.full(blocks, -1)
-    for step, points in enumerate(point.reshape(len(inverse), -1, blocks)):
+    for step, points in enumerate(by_step[: len(ladder)]):
         sumqx, sumq2 = _sums(book, points, weight, wx)
         better = (sumq2 > 0) & (sumqx * sumqx > best * sumq2)
         np.divide(sumqx, sumq2, out=scale, where=better)
         np.multiply(scale, sumqx, out=best, where=better)
         chosen[better] = step
     at = (np.maximum(chosen, 0), slice(None), np.arange(blocks))
-    points = point.reshape(len(inverse), -1, blocks)[at].T
-    off = on_grid(book, state).reshape(len(inverse), -1, blocks)[at].T < 0
-    points = np.where(chosen < 0, book.index[0], points)
-    off &= chosen >= 0
+    points = np.where(chosen < 0, book.index[0], by_step[at].T)
+    last = state.reshape(-1, blocks, len(filled))[:, np.arange(blocks), at[0]] & np.uint16(BORDER - 1)
+    off = (book.index[last] < 0) & (chosen >= 0)
     if redo != "off":
         off[:] = off.any(axis=0) | (chosen < 0) | (redo == "all")
     off &= scale > 0
@@ -361,7 +473,7 @@ def _move(book: Book, fit: Fit, off: Mask, x: Floats, importance: Floats, weight
     scale = np.where(moved, fit.scale, np.float32(1))
     state = states(book, x, np.float32(1) / scale)
     state[~off.reshape(-1)] = book.first_state
-    near = nearest_points(book, state[None], x, importance, scale[None]).reshape(off.shape)
+    near = nearest_points(book, state[:, None], x, importance, scale[None]).reshape(off.shape)
     points = np.where(off, near, fit.point)
     sumqx, sumq2 = _sums(book, points, weight, wx)
     solved = fit.scale.copy()
