@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantdeck.workbench.text import count, duration, printable, size
+from quantdeck.workbench.text import count, duration, parse_size, printable, size
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_size_has_about_three_digits_and_the_right_value(n_bytes):
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        (0, "0.0 s"), (0.04, "0.0 s"), (4.2, "4.2 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.4, "59 s"),
+        (0, "0 ms"), (0.085, "85 ms"), (0.0994, "99 ms"), (0.0996, "0.1 s"), (4.2, "4.2 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.4, "59 s"),
         (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3599.4, "59 min 59 s"), (3599.6, "1 h 00 min"),
         (7500, "2 h 05 min"), (86399, "23 h 59 min"), (86400, "1 d 0 h"), (3.2 * 86400, "3 d 4 h"),
     ],
@@ -98,3 +98,28 @@ def test_sizes_and_counts_of_what_is_no_number(value):
 )  # fmt: skip
 def test_count(n, expected):
     assert count(n) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("8192", 8192), ("0", 0), ("16G", 16 << 30), (" 16 GB ", 16 << 30), ("16gib", 16 << 30), ("32k", 32 << 10),
+        ("1.5 MiB", 3 << 19), (".5g", 1 << 29), ("7 B", 7), ("2TiB", 2 << 40), ("1,024", 1024),
+    ],
+)  # fmt: skip
+def test_parse_size(text, expected):
+    assert parse_size(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "G", "12 apples", "1.2.3", "16 GiBs", "\x1b[2J", "nan", "inf", "-1", "1e999"]
+)
+def test_what_is_no_size(text):
+    with pytest.raises(ValueError, match=r"is not a number|cannot be negative") as caught:
+        parse_size(text)
+    assert "\x1b" not in str(caught.value)
+
+
+@given(st.integers(0, 1 << 50))
+def test_a_shown_size_can_be_typed_back(n_bytes):
+    assert parse_size(size(n_bytes)) == pytest.approx(n_bytes, rel=0.006, abs=1)
