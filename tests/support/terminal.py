@@ -1,0 +1,110 @@
+"""A real pseudo-terminal with a program in it, and an emulator that shows what a person would see."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import termios
+import time
+from collections.abc import Mapping, Sequence
+
+import pyte
+
+KEYS = {
+    "enter": "\r",
+    "esc": "\x1b",
+    "tab": "\t",
+    "backspace": "\x7f",
+    "up": "\x1b[A",
+    "down": "\x1b[B",
+    "right": "\x1b[C",
+    "left": "\x1b[D",
+    "pageup": "\x1b[5~",
+    "pagedown": "\x1b[6~",
+    **{f"ctrl+{letter}": chr(ord(letter) - 96) for letter in "abcdefghijklmnopqrstuvwxyz"},
+}
+
+
+class Terminal:
+    """A child on a pseudo-terminal of the given size; `presses` counts the keys that were pressed."""
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], columns: int = 80, rows: int = 24) -> None:
+        self.screen = pyte.Screen(columns, rows)
+        self._stream = pyte.ByteStream(self.screen)
+        self.bytes_drawn = 0
+        self.presses = 0
+        self.pid, self._fd = pty.fork()
+        if self.pid == 0:
+            os.execvpe(command[0], list(command), dict(environ))
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def pump(self, seconds: float = 0.05) -> bool:
+        """Take what the program drew within `seconds`; False once it has closed the terminal."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if not select.select([self._fd], [], [], left)[0]:
+                return True
+            try:
+                data = os.read(self._fd, 65536)
+            except OSError:
+                return False
+            if not data:
+                return False
+            self.bytes_drawn += len(data)
+            self._stream.feed(data)
+        return True
+
+    def text(self) -> str:
+        """The screen as lines of text."""
+        return "\n".join(line.rstrip() for line in self.screen.display)
+
+    def wait_for(self, words: str, seconds: float = 20) -> float:
+        """Wait until the screen shows `words`; returns how long that took."""
+        start = time.monotonic()
+        while words not in self.text():
+            assert time.monotonic() - start < seconds, f"{words!r} did not appear in {seconds} s on:\n{self.text()}"
+            alive = self.pump(0.01)
+            assert alive or words in self.text(), f"the program ended before {words!r} on:\n{self.text()}"
+        return time.monotonic() - start
+
+    def press(self, *keys: str) -> None:
+        """Press named keys or single characters, one after the other."""
+        for key in keys:
+            self.presses += 1
+            os.write(self._fd, KEYS.get(key, key).encode())
+            self.pump(0.05)
+
+    def type(self, text: str) -> None:
+        """Type a text, not counted as key presses."""
+        os.write(self._fd, text.encode())
+        self.pump(0.2)
+
+    def close(self) -> None:
+        """Pull the terminal away, as a line that drops does."""
+        os.close(self._fd)
+        for _ in range(200):
+            if os.waitpid(self.pid, os.WNOHANG)[0]:
+                return
+            time.sleep(0.02)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+    def wait(self, seconds: float = 10) -> int:
+        """Wait for the program to end; returns its exit code."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.pump(0.05)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+        raise AssertionError(f"the program did not end in {seconds} s:\n{self.text()}")

@@ -1,0 +1,152 @@
+"""The workbench: its rooms, and what goes between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, cast
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+
+from ..workbench.jobs import JobSummary
+from ..workbench.session import Session
+from ..workbench.text import printable
+from ..workbench.themes import LoadedThemes
+from .describe import STATUS_WORDS, running_words
+from .messages import OpenChat, OpenJob, OpenWizard
+from .screens.chat import ChatRoom
+from .screens.help import HelpScreen
+from .screens.jobs import JobsRoom
+from .screens.library import LibraryRoom
+from .screens.machine import MachineRoom
+from .screens.room import Room
+from .screens.themes import ThemeScreen
+from .screens.wizard import WizardRoom
+from .theme import textual_theme
+from .widgets.title import TitleLine
+
+WATCH_SECONDS = 1.0
+LIVE = ("queued", "running", "verifying")
+ROOMS: dict[str, type[Room]] = {
+    "machine": MachineRoom,
+    "wizard": WizardRoom,
+    "jobs": JobsRoom,
+    "chat": ChatRoom,
+    "library": LibraryRoom,
+}
+
+
+class Workbench(App[None]):
+    """The rooms around one session. Jobs run in processes of their own and go on when this closes."""
+
+    TITLE = "Quantdeck"
+    CSS_PATH = "quantdeck.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("1", "switch_mode('machine')", "Machine", show=False),
+        Binding("2", "switch_mode('wizard')", "Wizard", show=False),
+        Binding("3", "switch_mode('jobs')", "Jobs", show=False),
+        Binding("4", "switch_mode('chat')", "Chat", show=False),
+        Binding("6", "switch_mode('library')", "Library", show=False),
+        Binding("question_mark", "help", "Help", key_display="?"),
+        Binding("t", "themes", "Theme"),
+        Binding("q", "quit", "Quit"),
+    ]
+
+    def __init__(self, session: Session, themes: LoadedThemes, theme: str, model: Path | None = None) -> None:
+        # NO_COLOR cannot be honoured later: with an ansi theme and this flag Textual sends no colour at all.
+        super().__init__(ansi_color=True if session.no_color else None)
+        self.session = session
+        self._loaded_themes = themes
+        self._start_model = model
+        self._live: set[str] = set()
+        self._watching = False
+        for loaded in themes.themes:
+            self.register_theme(textual_theme(loaded))
+        self.theme = theme
+        for name, room in ROOMS.items():
+            self.add_mode(name, partial(room, session))
+
+    def on_mount(self) -> None:
+        """Open the first room; with a model on the command line, the wizard on that model."""
+        self.switch_mode("machine")
+        if self._start_model:
+            self.post_message(OpenWizard(self._start_model))
+        self.set_interval(WATCH_SECONDS, self._watch_jobs)
+
+    # -- between the rooms -------------------------------------------------------------------------------------------
+
+    async def on_open_chat(self, message: OpenChat) -> None:
+        """Talk to a model."""
+        await self.switch_mode("chat")
+        cast(ChatRoom, self.screen).open(message.model)
+
+    async def on_open_wizard(self, message: OpenWizard) -> None:
+        """Choose a quantization for a model."""
+        await self.switch_mode("wizard")
+        cast(WizardRoom, self.screen).open(message.model)
+
+    async def on_open_job(self, message: OpenJob) -> None:
+        """Watch a job."""
+        await self.switch_mode("jobs")
+        cast(JobsRoom, self.screen).open(message.job_id)
+
+    # -- keys --------------------------------------------------------------------------------------------------------
+
+    def action_help(self) -> None:
+        """What this room is for, and its keys."""
+        room = self.screen
+        if not isinstance(room, Room):
+            return
+        keys = {
+            self.get_key_display(active.binding): active.tooltip or active.binding.description
+            for active in room.active_bindings.values()
+            if active.node is room and active.binding.show
+        }
+        self.push_screen(HelpScreen(room.NAME, room.HELP, list(keys.items())))
+
+    def action_themes(self) -> None:
+        """Choose a theme, and remember it."""
+        if not isinstance(self.screen, Room):
+            return
+
+        def chosen(name: str | None) -> None:
+            if name:
+                self.session.change_profile(lambda profile: replace(profile, theme=name))
+
+        self.push_screen(ThemeScreen(self._loaded_themes, self.theme), chosen)
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """The palette: the rooms, themes, help, quit."""
+        for name, room in ROOMS.items():
+            yield SystemCommand(room.NAME, f"Go to {room.NAME}", partial(self.switch_mode, name))
+        yield SystemCommand("Theme", "Choose the colours", self.action_themes)
+        yield SystemCommand("Help", "What this room is for, and its keys", self.action_help)
+        yield SystemCommand("Quit", "Leave; jobs go on", self.action_quit)
+
+    # -- the running job ---------------------------------------------------------------------------------------------
+
+    def _watch_jobs(self) -> None:
+        """Look at the jobs in a thread, so that a slow disk never holds a key press up."""
+        if not self._watching:
+            self._watching = True
+            self.run_worker(self._read_jobs, thread=True, exit_on_error=False)
+
+    def _read_jobs(self) -> None:
+        live = {job.id: job for job in self.session.jobs.list() if job.status in LIVE}
+        ended = [self.session.jobs.summary(job_id) for job_id in self._live - set(live)]
+        self.call_from_thread(self._show_jobs, live, [job for job in ended if job])
+
+    def _show_jobs(self, live: dict[str, JobSummary], ended: list[JobSummary]) -> None:
+        """The live ones on the title line; a notice for those that have ended, unless the jobs are on screen."""
+        self._live, self._watching = set(live), False
+        for title in self.screen.query(TitleLine):
+            title.show_job(running_words(list(live.values())))
+        for job in ended:
+            self.bell()
+            if self.current_mode != "jobs":
+                words = f"{job.level} of {Path(job.source).name}: {STATUS_WORDS[job.status]}. {job.message}"
+                self.notify(printable(words), timeout=8, markup=False)

@@ -1,0 +1,219 @@
+"""The command line. Every command imports what it needs when it runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from .. import __version__
+from ..workbench.errors import QuantdeckError
+
+EXIT_CODES = """\
+exit codes:
+  0 ok, 1 error, 2 bad arguments, 3 model not found, 4 authentication needed,
+  5 out of memory, 6 validation failed, 7 a job cannot be resumed, 130 stopped by the user
+"""
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; every failure is one sentence on standard error."""
+    arguments = build_parser().parse_args(argv)
+    as_json = bool(getattr(arguments, "json", False))
+    try:
+        module, function = arguments.run.split(":")
+        return int(getattr(import_module(f".commands.{module}", __package__), function)(arguments))
+    except QuantdeckError as error:
+        return _fail(str(error), error.exit_code, as_json)
+    except KeyboardInterrupt:
+        return _fail("stopped", INTERRUPTED, as_json)
+    except BrokenPipeError:
+        # The reader went away; point stdout elsewhere so that the interpreter's own flush at exit stays silent.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MemoryError:
+        return _fail("there is not enough memory for this; close other programs or use a smaller model", 5, as_json)
+    except OSError as error:
+        return _fail(_os_sentence(error), 1, as_json)
+    except Exception as error:
+        from .fault import keep
+
+        return _fail(keep(error), 1, as_json)
+
+
+def _fail(sentence: str, exit_code: int, as_json: bool) -> int:
+    from .terminal import Terminal
+
+    terminal = Terminal(as_json)
+    terminal.warn(sentence)
+    terminal.document({"error": sentence, "exit_code": exit_code})
+    return exit_code
+
+
+def _os_sentence(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{(error.strerror or str(error)).lower()}"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line, importing nothing but argparse."""
+    parser = argparse.ArgumentParser(
+        prog="quantdeck",
+        description="Look at the machine, choose a quantization, make it, prove it, talk to it.",
+        epilog="without a command the workbench opens; MODEL is a GGUF file or the word sample (the built-in model)\n\n"
+        + EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"quantdeck {__version__}")
+    parser.set_defaults(run="workbench:run", json=False, model=None, demo=False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_demo(commands)
+    _add_detect(commands)
+    _add_inspect(commands)
+    _add_advise(commands)
+    _add_quantize(commands)
+    _add_jobs(commands)
+    _add_chat(commands)
+    _add_completion(commands)
+    return parser
+
+
+Commands = argparse._SubParsersAction  # the type has no public name
+
+
+def _command(
+    commands: Commands[argparse.ArgumentParser], name: str, run: str, text: str, aliases: Sequence[str] = ()
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        aliases=list(aliases),
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--json", action="store_true", help="one JSON document on standard output, words on standard error"
+    )
+
+
+def _add_demo(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = _command(commands, "demo", "demo:run", "the whole line on the built-in sample model")
+    command.add_argument("--headless", action="store_true", help="in the terminal, without the workbench")
+    command.add_argument("-q", "--level", default=None, help="use this level instead of the recommended one")
+    command.add_argument("-o", "--output", default=None, help="keep the quantized model here")
+    _add_json(command)
+
+
+def _add_detect(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = _command(commands, "detect", "detect:run", "what this machine is and what of it may be used")
+    command.add_argument("--measure", action="store_true", help="measure the memory bandwidth again (about a second)")
+    _add_json(command)
+
+
+def _add_inspect(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = _command(commands, "inspect", "inspect:run", "what a model file holds", aliases=["info"])
+    command.add_argument("model", metavar="MODEL", help="a GGUF file (any shard of a split one), or sample")
+    command.add_argument("--tensors", action="store_true", help="list every tensor")
+    _add_json(command)
+
+
+def _add_advise(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = _command(commands, "advise", "advise:run", "which quantization fits, and why")
+    command.add_argument("model", metavar="MODEL", help="a GGUF file, or sample")
+    command.add_argument(
+        "--context", type=_count, default=None, metavar="N", help="wanted context in tokens (8192, 32K)"
+    )
+    command.add_argument("--goal", choices=["balanced", "quality", "speed", "size"], default="balanced")
+    command.add_argument(
+        "--memory", type=_bytes, default=None, metavar="BYTES", help="for a machine with this RAM (16G)"
+    )
+    command.add_argument("--vram", type=_bytes, default=None, metavar="BYTES", help="and this GPU memory (0, 24G)")
+    command.add_argument("--slots", type=_count, default=1, metavar="N", help="users at the same time")
+    _add_json(command)
+
+
+def _add_quantize(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = _command(commands, "quantize", "quantize:run", "make a quantized model")
+    command.add_argument("model", metavar="MODEL", help="a GGUF file in F32, F16 or BF16, or sample")
+    command.add_argument("format", metavar="FORMAT", choices=["gguf"], help="gguf")
+    command.add_argument("-q", "--level", required=True, metavar="LEVEL", help="Q4_K_M, Q8_0, BF16 ...")
+    command.add_argument(
+        "-o", "--output", default=None, metavar="OUT", help="file to write (default: MODEL-LEVEL.gguf)"
+    )
+    command.add_argument("--imatrix", default=None, metavar="FILE", help="importance matrix (GGUF or .dat)")
+    command.add_argument(
+        "--tensor-type", action="append", default=[], metavar="REGEX=TYPE", help="type for tensors whose name matches"
+    )
+    command.add_argument("--output-type", default=None, metavar="TYPE", help="type of the output tensor")
+    command.add_argument("--embedding-type", default=None, metavar="TYPE", help="type of the token embedding")
+    command.add_argument("--pure", action="store_true", help="the level's own type for every tensor, no mix")
+    command.add_argument("--workers", type=_count, default=None, metavar="N", help="worker processes")
+    command.add_argument("--overwrite", action="store_true", help="replace OUT when the new file is verified")
+    command.add_argument("--dry-run", action="store_true", help="plan and check everything, write nothing")
+    command.add_argument("--detach", action="store_true", help="start the job and return at once")
+    _add_json(command)
+
+
+def _add_jobs(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = _command(commands, "jobs", "jobs:run", "what is being made, and what was")
+    command.add_argument(
+        "action",
+        nargs="?",
+        default="list",
+        choices=["list", "show", "watch", "pause", "resume", "cancel", "workers", "nice", "remove"],
+    )
+    command.add_argument("id", nargs="?", default=None, metavar="ID", help="the job; any unique beginning or end of it")
+    command.add_argument("value", nargs="?", type=int, default=None, metavar="N", help="for workers and nice")
+    _add_json(command)
+
+
+def _add_chat(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = _command(commands, "chat", "chat:run", "talk to a model")
+    command.add_argument("model", metavar="MODEL", help="a GGUF file, or sample")
+    command.add_argument("-p", "--prompt", default=None, help="one question; without it a conversation starts")
+    command.add_argument("--system", default=None, help="system prompt")
+    command.add_argument("--context", type=_count, default=None, metavar="N", help="context in tokens")
+    command.add_argument("--max-tokens", type=_count, default=None, metavar="N", help="longest answer")
+    command.add_argument(
+        "--temperature", type=float, default=None, metavar="T", help="0 always takes the likeliest token"
+    )
+    command.add_argument("--seed", type=int, default=None, metavar="N", help="the same seed gives the same answer")
+    command.add_argument("--gpu-layers", type=int, default=None, metavar="N", help="layers on the GPU (-1: all)")
+    command.add_argument("--smoke-test", action="store_true", help="ten fixed prompts, judged")
+    _add_json(command)
+
+
+def _add_completion(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = _command(commands, "completion", "completion:run", "print the completion script of a shell")
+    command.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+
+
+def _bytes(text: str) -> int:
+    """A size such as 16G."""
+    from ..workbench.text import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
+
+
+def _count(text: str) -> int:
+    """A whole number above zero; 32K is 32,768."""
+    value = _bytes(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""`quantdeck advise`: which quantization fits, and why."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from ...workbench.advice import Advice, OtherMachine, Wish, advise
+from ...workbench.model import read_model
+from ...workbench.session import model_path, open_session
+from ..describe import LEVEL_COLUMNS, LEVEL_COLUMNS_RIGHT, headline, level_cells
+from ..terminal import Terminal
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Answer the wizard's questions from the flags."""
+    terminal = Terminal(arguments.json)
+    session = open_session(os.environ)
+    model = read_model(model_path(arguments.model))
+    hardware, bandwidth = session.look_at_machine(Path.cwd())
+    wish = Wish(goal=arguments.goal, context=arguments.context, users=arguments.slots, other=_other_machine(arguments))
+    advice = advise(model, hardware, wish, bandwidth, session.corrections)
+    say_advice(advice, terminal)
+    terminal.document(advice.to_dict())
+    return 0
+
+
+def _other_machine(arguments: argparse.Namespace) -> OtherMachine | None:
+    """Another machine, if its memory was given: with a graphics card if that has memory."""
+    if arguments.memory is None and arguments.vram is None:
+        return None
+    vram = arguments.vram or 0
+    return OtherMachine("nvidia" if vram else "modern", arguments.memory or vram, vram)
+
+
+def say_advice(advice: Advice, terminal: Terminal) -> None:
+    """The recommendation, its reasons, and all levels."""
+    terminal.heading(headline(advice))
+    for sentence in [*advice.why, *advice.hints]:
+        terminal.say(f"  - {sentence}")
+    terminal.say()
+    rows = [level_cells(advice, row) for row in advice.candidates]
+    terminal.table(LEVEL_COLUMNS, rows, LEVEL_COLUMNS_RIGHT)
+    for settled in advice.settled:
+        terminal.heading(f"Guides disagree: {settled.topic}")
+        for claim in settled.claims:
+            terminal.say(f"  - {claim}")
+        terminal.say(f"  Decided here: {settled.decision}")

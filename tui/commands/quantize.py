@@ -1,0 +1,138 @@
+"""`quantdeck quantize`: make a quantized model, as a job that survives this terminal."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from ...workbench import jobs
+from ...workbench.errors import BadArgument, QuantdeckError
+from ...workbench.jobs import JobSnapshot, JobStore, Proposal
+from ...workbench.recipe import Request
+from ...workbench.session import Session, model_path, open_session
+from ...workbench.text import duration, size
+from ..describe import default_output, plan_facts, progress_words
+from ..terminal import Terminal
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Plan, submit, and watch until it is done; with --detach return at once."""
+    terminal = Terminal(arguments.json)
+    session = open_session(os.environ)
+    proposal = _propose(session, arguments)
+    say_plan(proposal, terminal)
+    if arguments.dry_run:
+        terminal.document(_document(None, "planned", proposal))
+        return 0
+    job_id = jobs.submit(session.jobs, proposal)
+    jobs.start(session.jobs, job_id)
+    if arguments.detach:
+        if warning := jobs.logout_warning():
+            terminal.warn(warning)
+        terminal.say(f"Job {job_id} runs on its own; quantdeck jobs watch {job_id} shows it.")
+        terminal.document(_document(job_id, "running", proposal))
+        return 0
+    snapshot = follow(session.jobs, job_id, terminal)
+    terminal.document(_document(job_id, snapshot.status, proposal, snapshot))
+    return finish(snapshot, terminal)
+
+
+def _propose(session: Session, arguments: argparse.Namespace) -> Proposal:
+    source = model_path(arguments.model)
+    request = Request(
+        level=arguments.level,
+        pure=arguments.pure,
+        tensor_types=tuple(_override(text) for text in arguments.tensor_type),
+        output_type=arguments.output_type,
+        embedding_type=arguments.embedding_type,
+    )
+    output = Path(arguments.output) if arguments.output else default_output(source, arguments.level, Path.cwd())
+    return jobs.prepare(
+        session.jobs,
+        source,
+        request,
+        output,
+        workers=arguments.workers,
+        overwrite=arguments.overwrite,
+        library=session.paths.library,
+        imatrix=Path(arguments.imatrix) if arguments.imatrix else None,
+    )
+
+
+def _override(text: str) -> tuple[str, str]:
+    pattern, equals, kind = text.rpartition("=")
+    if not equals or not pattern or not kind:
+        raise BadArgument(f"--tensor-type {text} is not of the form REGEX=TYPE, for example ffn_down=Q6_K.")
+    return pattern, kind
+
+
+def say_plan(proposal: Proposal, terminal: Terminal) -> None:
+    """What will be made, and what the user should know before it begins."""
+    terminal.facts(plan_facts(proposal))
+    for note in proposal.spec.notes:
+        terminal.say(f"  note: {note}")
+
+
+def follow(store: JobStore, job_id: str, terminal: Terminal) -> JobSnapshot:
+    """Show a job until it ends or halts; Ctrl+C leaves it running and says so."""
+    snapshot = store.snapshot(job_id)
+    try:
+        for snapshot in store.follow(job_id):
+            terminal.progress(f"{snapshot.spec.level}  {progress_words(snapshot)}")
+            if snapshot.status == "paused":
+                break
+    except KeyboardInterrupt:
+        terminal.warn(
+            f"the job goes on; quantdeck jobs watch {job_id} shows it, quantdeck jobs cancel {job_id} ends it"
+        )
+        raise
+    return snapshot
+
+
+def finish(snapshot: JobSnapshot, terminal: Terminal) -> int:
+    """Say how a job ended; its exit code."""
+    if snapshot.status == "done":
+        ratio = snapshot.spec.source_bytes / max(1, snapshot.plan.total)
+        made = f"{size(snapshot.plan.total)}, {ratio:.2f} times smaller"
+        terminal.say(f"Done in {duration(snapshot.seconds)}: {made}, loaded by llama.cpp and checked.")
+        terminal.say(f"sha256 {snapshot.sha256}")
+        return 0
+    words = progress_words(snapshot)
+    terminal.warn(
+        f"job {snapshot.id} is {words}; quantdeck jobs resume {snapshot.id} goes on" if snapshot.resumable else words
+    )
+    return snapshot.exit_code or QuantdeckError.exit_code
+
+
+def _document(
+    job_id: str | None, status: str, proposal: Proposal, snapshot: JobSnapshot | None = None
+) -> dict[str, Any]:
+    plan, spec = proposal.plan, proposal.spec
+    return {
+        "job": job_id,
+        "status": status,
+        "message": snapshot.message if snapshot else "",
+        "source": spec.source,
+        "output": spec.output,
+        "level": spec.level,
+        "bytes": plan.total,
+        "bits_per_weight": plan.bits_per_weight,
+        "ratio": spec.source_bytes / max(1, plan.total),
+        "seconds": snapshot.seconds if snapshot else None,
+        "sha256": snapshot.sha256 if snapshot and snapshot.sha256 else None,
+        "notes": list(spec.notes),
+        "tensors": [
+            {
+                "name": t.name,
+                "shape": list(t.shape),
+                "source_type": t.source_type,
+                "type": t.type,
+                "bytes": t.n_bytes,
+                "offset": t.offset,
+                "reason": t.reason,
+            }
+            for t in plan.tensors
+        ],
+    }

@@ -1,0 +1,179 @@
+"""What the workbench found, as labels and values for a person: the same words on a screen and in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..workbench.advice import Advice, Candidate, Step
+from ..workbench.hardware import Bandwidth, Gpu, Hardware
+from ..workbench.jobs import JobSnapshot, JobSummary, Proposal
+from ..workbench.model import Model
+from ..workbench.text import count, duration, printable, size
+
+STATUS_WORDS = {
+    "queued": "waits",
+    "running": "running",
+    "paused": "paused",
+    "verifying": "verifying",
+    "done": "done",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "interrupted": "cut off",
+}
+
+FEATURES_SHOWN = ("AVX2", "AVX512", "AVX512_VNNI", "AVX512_BF16", "AVX_VNNI", "AMX_INT8", "FMA", "F16C")
+FEATURES_SHOWN_ARM = ("NEON", "DOTPROD", "MATMUL_INT8", "SVE", "SME")
+
+
+def hardware_facts(hardware: Hardware, bandwidth: Bandwidth | None) -> dict[str, str]:
+    """The machine in a few lines."""
+    cpu, memory, disk = hardware.cpu, hardware.memory, hardware.disk
+    cores = f"{cpu.usable_cores:g} of {cpu.logical_cores} usable" if cpu.cores_source else f"{cpu.logical_cores}"
+    wanted = FEATURES_SHOWN if "86" in cpu.architecture else FEATURES_SHOWN_ARM
+    features = [name for name in wanted if name in cpu.features] or list(cpu.features[:8])
+    facts = {
+        "Processor": f"{cpu.model or 'unknown'} ({cpu.architecture})",
+        "Cores": cores + (f", bounded by {cpu.cores_source}" if cpu.cores_source else ""),
+        "Instructions": " ".join(features) or "unknown",
+        "Memory": f"{size(memory.usable)} usable of {size(memory.total)}"
+        + (f", limited to {size(memory.limit)} by {memory.limit_source}" if memory.limit is not None else ""),
+        "Bandwidth": f"{size(bandwidth.bytes_per_second)}/s read by {bandwidth.threads} threads"
+        if bandwidth
+        else "not measured yet",
+        "Graphics": "none found" if not hardware.gpus else "; ".join(map(gpu_words, hardware.gpus)),
+        "Disk": f"{size(disk.free)} free of {size(disk.total)} at {disk.path}",
+        "System": hardware.system + (f" in {hardware.environment}" if hardware.environment else ""),
+    }
+    if hardware.gpus and hardware.gpu_offload is False:
+        facts["llama.cpp"] = "built without GPU support: models run on the processor"
+    return facts
+
+
+def gpu_words(gpu: Gpu) -> str:
+    """One graphics processor in a line."""
+    if gpu.unified:
+        memory = "shares the machine's memory"
+    elif gpu.memory_total is None:
+        memory = "memory unknown"
+    elif gpu.memory_free is None:
+        memory = size(gpu.memory_total)
+    else:
+        memory = f"{size(gpu.memory_free)} free of {size(gpu.memory_total)}"
+    return f"{gpu.name} ({gpu.backend}), {memory}"
+
+
+def model_facts(model: Model) -> dict[str, str]:
+    """A model in a few lines."""
+    kinds: dict[str, int] = {}
+    for tensor in model.tensors:
+        kinds[tensor.type] = kinds.get(tensor.type, 0) + tensor.n_weights
+    mix = ", ".join(
+        f"{name} {100 * n / max(1, model.n_weights):.0f} %"
+        for name, n in sorted(kinds.items(), key=lambda kind: -kind[1])
+    )
+    context = model.get("{arch}.context_length")
+    return {
+        "File": str(model.path) + (f" and {len(model.files) - 1} more" if len(model.files) > 1 else ""),
+        "Name": str(model.get("general.name", "not given")),
+        "Architecture": model.architecture,
+        "Parameters": count(model.n_weights),
+        "Size": f"{size(model.n_bytes)}, {model.bits_per_weight:.2f} bits per weight",
+        "Types": mix,
+        "Tensors": str(len(model.tensors)),
+        "Trained context": f"{context:,} tokens" if isinstance(context, int) else "not given",
+    }
+
+
+def running_words(running: Sequence[JobSummary]) -> str:
+    """How the jobs that are not done stand, in a few words; empty if there are none."""
+    if not running:
+        return ""
+    first = next((job for job in running if job.status != "queued"), running[0])
+    others = f", {len(running) - 1} more" if len(running) > 1 else ""
+    return f"{first.level} {100 * first.fraction:.0f} %{others}"
+
+
+def progress_words(job: JobSnapshot) -> str:
+    """How a job stands, in one line: for the screen and for `jobs watch`."""
+    if job.status == "running":
+        left = f"{duration(job.seconds_left)} left" if job.seconds_left is not None else "time left not known yet"
+        done = f"{size(job.bytes_done)} of {size(job.plan.data_bytes)}"
+        return f"{100 * job.fraction:.0f} % · {done} · {count(job.weights_per_second)} weights/s · {left}"
+    if job.status == "verifying":
+        return f"verifying: {printable(job.step)}"
+    if job.status == "done":
+        error = job.errors.relative
+        quality = f" · relative error {100 * error:.2f} %" if error is not None else ""
+        return f"done in {duration(job.seconds)} · {size(job.plan.total)}{quality}"
+    return STATUS_WORDS[job.status] + (f": {printable(job.message)}" if job.message else "")
+
+
+LEVEL_COLUMNS = ("level", "file", "bits/w", "memory", "fits, to spare", "tokens/s", "quality")
+LEVEL_COLUMNS_RIGHT = (1, 2, 3, 4, 5)
+FASTEST_SHOWN = 1000
+SIXTEEN_BIT_ENDINGS = ("f16", "bf16", "f32", "fp16", "fp32")
+
+
+def headline(advice: Advice) -> str:
+    """The recommendation in a line."""
+    row = advice.recommended
+    if row is None:
+        return "Nothing that can be made here fits this machine"
+    return (
+        f"{row.level} is recommended: a file of {size(row.n_bytes)}, {size(row.memory.total)} of memory at "
+        f"{advice.setup.context:,} tokens, about {speed_words(row.tokens_per_second)} tokens/s"
+    )
+
+
+def level_cells(advice: Advice, row: Candidate) -> list[str]:
+    """One level as cells under LEVEL_COLUMNS; the recommended one carries a mark."""
+    sign = "+" if row.placement.spare >= 0 else "-"
+    return [
+        ("▶ " if row.level == advice.level else "  ") + row.level,
+        size(row.n_bytes),
+        f"{row.bits_per_weight:.2f}",
+        size(row.memory.total),
+        f"{row.fits} {sign}{size(abs(row.placement.spare))}",
+        speed_words(row.tokens_per_second),
+        (row.facts.quality if row.facts else "") + (", imatrix" if row.needs_imatrix else ""),
+    ]
+
+
+def speed_words(tokens_per_second: float) -> str:
+    """Tokens a second without digits that nobody can know."""
+    if tokens_per_second >= FASTEST_SHOWN:
+        return f"{FASTEST_SHOWN}+"
+    return f"{tokens_per_second:.0f}" if tokens_per_second >= 10 else f"{tokens_per_second:.1f}"
+
+
+def step_words(step: Step) -> str:
+    """A question's answer in words that stand alone."""
+    units = {"tokens": " tokens", "users": " at a time"}
+    return step.words + units.get(step.question.kind, "")
+
+
+def default_output(source: Path, level: str, folder: Path) -> Path:
+    """NAME-LEVEL.gguf in `folder`, without the 16-bit level that NAME may end in."""
+    stem = source.stem
+    for ending in SIXTEEN_BIT_ENDINGS:
+        for joint in ("-", ".", "_"):
+            if stem.lower().endswith(joint + ending):
+                stem = stem[: -len(ending) - 1]
+    return folder / f"{stem}-{level.upper()}.gguf"
+
+
+def plan_facts(proposal: Proposal) -> dict[str, str]:
+    """What a job will make, in a few lines."""
+    spec, plan = proposal.spec, proposal.plan
+    kinds: dict[str, int] = {}
+    for tensor in plan.tensors:
+        kinds[tensor.type] = kinds.get(tensor.type, 0) + 1
+    return {
+        "Source": spec.source,
+        "Model": f"{spec.architecture}, {count(spec.n_weights)} parameters, {size(spec.source_bytes)}",
+        "Result": spec.output,
+        "Level": f"{spec.level}: {size(plan.total)}, {plan.bits_per_weight:.2f} bits per weight",
+        "Tensors": ", ".join(f"{n} in {name}" for name, n in sorted(kinds.items(), key=lambda kind: -kind[1])),
+        "Workers": str(spec.workers),
+    }

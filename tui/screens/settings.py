@@ -1,0 +1,93 @@
+"""Chat settings: system prompt, sampling, context. Enter keeps them, Esc does not."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Footer, Input, Static
+
+from ...workbench.profile import ChatSettings
+from ...workbench.session import Session
+
+LABELS = {
+    "system_prompt": ("System prompt", "what the model is told before the conversation"),
+    "temperature": ("Temperature", "0 always takes the likeliest token; 0.7 is lively"),
+    "top_p": ("Top p", "only the likeliest tokens that make up this share; 1 is off"),
+    "top_k": ("Top k", "only this many of the likeliest tokens; 0 is off"),
+    "min_p": ("Min p", "nothing below this share of the likeliest token; 0 is off"),
+    "repeat_penalty": ("Repeat penalty", "above 1 discourages repetition; 1 is off"),
+    "seed": ("Seed", "the same seed gives the same answer; empty draws one"),
+    "max_tokens": ("Longest answer", "in tokens"),
+    "context": ("Context", "in tokens; 0 is the model's own, up to 4,096"),
+    "threads": ("Threads", "0 leaves one core free"),
+}
+NEEDS_RELOAD = ("context", "threads")
+
+
+class SettingsScreen(ModalScreen[bool]):
+    """Every setting with its meaning; dismissed with True if the model must be loaded again."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "keep", "Keep", priority=True),
+        Binding("escape", "forget", "Cancel", key_display="esc"),
+        Binding("down", "app.focus_next", "Next", show=False),
+        Binding("up", "app.focus_previous", "Previous", show=False),
+    ]
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+
+    def compose(self) -> ComposeResult:
+        chat = self._session.profile.chat
+        with VerticalScroll(classes="sheet", can_focus=False):
+            yield Static("Chat settings", classes="title")
+            for name, (label, meaning) in LABELS.items():
+                value = getattr(chat, name)
+                with Horizontal(classes="setting"):
+                    yield Static(label, classes="label")
+                    yield Input("" if value is None else str(value), id=name, compact=True, select_on_focus=False)
+                    yield Static(meaning, classes="muted")
+            yield Static("", id="problem", classes="error", markup=False)
+        yield Footer(show_command_palette=False, compact=True)
+
+    def action_keep(self) -> None:
+        """Check every field; keep all of them or say which one cannot be."""
+        before, changes = self._session.profile.chat, {}
+        for name in LABELS:
+            try:
+                changes[name] = _parse(name, self.query_one(f"#{name}", Input).value.strip())
+            except ValueError as problem:
+                self.query_one("#problem", Static).update(str(problem))
+                self.query_one(f"#{name}", Input).focus()
+                return
+        after = replace(before, **changes)
+        self._session.change_profile(lambda profile: replace(profile, chat=after))
+        self.dismiss(any(getattr(before, name) != getattr(after, name) for name in NEEDS_RELOAD))
+
+    def action_forget(self) -> None:
+        """Leave everything as it was."""
+        self.dismiss(False)
+
+
+def _parse(name: str, text: str) -> Any:
+    """The value that a field's text means; ValueError with a sentence if it means none."""
+    setting = next(setting for setting in fields(ChatSettings) if setting.name == name)
+    if name == "system_prompt":
+        return text
+    if not text:
+        return setting.default
+    number = float if isinstance(setting.default, float) else int
+    least, most = setting.metadata["least"], setting.metadata["most"]
+    try:
+        value = number(text)
+    except ValueError:
+        value = None
+    if value is None or not least <= value <= most:
+        raise ValueError(f"{LABELS[name][0]} must be a number from {least:,} to {most:,}.")
+    return value

@@ -1,0 +1,238 @@
+"""`2` Wizard: from a model to a quantization that fits, in a few keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.widgets import ContentSwitcher, DataTable, Input, OptionList, Static
+
+from ...workbench import jobs
+from ...workbench.advice import Advice, Walk
+from ...workbench.errors import QuantdeckError
+from ...workbench.jobs import Proposal
+from ...workbench.recipe import Request
+from ...workbench.session import Session, model_path
+from ...workbench.text import printable
+from ..describe import default_output, step_words
+from ..messages import OpenJob
+from ..widgets.plan import PlanPane
+from ..widgets.question import ModelPane, QuestionPane
+from ..widgets.result import ResultPane
+from .ask import AskText
+from .details import DetailsScreen
+from .room import Room
+
+
+class WizardRoom(Room):
+    """Four steps: which model, a few questions, the ranked levels, the plan. Every step is filled in; Enter goes on."""
+
+    NAME = "Wizard"
+    HELP = """
+Choose a model, answer a few questions (every answer is filled in from what this machine is, so that Enter, Enter,
+Enter is a sensible way), and look at the ranked levels: file size from the model's real tensors, memory at your
+context, and the speed to expect. The recommended level is under the cursor; any other can be chosen. The plan shows
+what will be made before anything is written. Esc or Backspace goes one step back.
+"""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "enter", "Next", priority=True),
+        Binding("escape,backspace", "back", "Back", key_display="esc"),
+        Binding("w", "why", "Why"),
+        Binding("o", "output", "Output file"),
+        Binding("s", "start_over", "Start over"),
+    ]
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self._model: Path | None = None
+        self._walk: Walk | None = None
+        self._advice: Advice | None = None
+        self._proposal: Proposal | None = None
+
+    def compose_middle(self) -> ComposeResult:
+        with Vertical(id="wizard"):
+            yield Static("", id="trail", markup=False)
+            with ContentSwitcher(initial="models", id="steps"):
+                yield ModelPane(id="models")
+                yield QuestionPane(id="question")
+                yield ResultPane(id="result")
+                yield PlanPane(id="plan")
+
+    def on_mount(self) -> None:
+        """Begin with the models that are known."""
+        self.query_one(ModelPane).show(self.session.profile.recent_models)
+
+    @property
+    def step(self) -> str:
+        """The step that is shown: models, question, result or plan."""
+        return self.query_one("#steps", ContentSwitcher).current or "models"
+
+    def _show(self, step: str) -> None:
+        self.query_one("#steps", ContentSwitcher).current = step
+        self.query_one("#trail", Static).update(self._trail())
+        self.query_one(f"#{step}", ModelPane | QuestionPane | ResultPane | PlanPane).take_focus()  # type: ignore[arg-type]
+        self.refresh_bindings()
+
+    def _trail(self) -> str:
+        """The way here in one line: model and answers."""
+        if not self._model:
+            return ""
+        steps = [step_words(step) for step in self._walk.path if step.by_user] if self._walk else []
+        return " › ".join([printable(self._model.name), *steps])
+
+    # -- step 1: the model -------------------------------------------------------------------------------------------
+
+    def open(self, model: Path) -> None:
+        """Begin with this model: read its header, look at the machine if nobody has yet."""
+        self.in_background(lambda: self.session.begin_walk(model), lambda walk: self._begun(model, walk))
+
+    def _begun(self, model: Path, walk: Walk) -> None:
+        self._model, self._walk, self._advice, self._proposal = model, walk, None, None
+        self._ask()
+
+    def _ask(self) -> None:
+        assert self._walk is not None
+        if self._walk.done:
+            walk = self._walk
+            self.in_background(lambda: self.session.advise(walk), self._advised)
+            return
+        self.query_one(QuestionPane).show(self._walk)
+        self._show("question")
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Enter on a model or on an answer."""
+        if self.step == "models":
+            self._choose_model(event.option.id or "")
+        elif self.step == "question" and self._walk and event.option.id:
+            self._answer(event.option.id)
+
+    def _choose_model(self, choice: str) -> None:
+        if choice != ModelPane.OTHER:
+            self._open_named(choice)
+            return
+        self.app.push_screen(
+            AskText("Which model? The path of a GGUF file in F32, F16 or BF16.", hint="/path/to/model-f16.gguf"),
+            lambda text: self._open_named(text) if text else None,
+        )
+
+    def _open_named(self, name: str) -> None:
+        try:
+            self.open(model_path(name))
+        except QuantdeckError as error:
+            self.tell(str(error), "error", 10)
+
+    # -- step 2: questions -------------------------------------------------------------------------------------------
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Enter on a typed answer."""
+        if self.step == "question" and self._walk:
+            try:
+                self._answer(self.query_one(QuestionPane).typed(event.value))
+            except ValueError as problem:
+                self.query_one(QuestionPane).complain(str(problem))
+
+    def _answer(self, given: str | int) -> None:
+        assert self._walk is not None
+        try:
+            self._walk = self._walk.answer(given)
+        except QuantdeckError as error:
+            self.query_one(QuestionPane).complain(str(error))
+            return
+        self._ask()
+
+    # -- step 3: the levels ------------------------------------------------------------------------------------------
+
+    def _advised(self, advice: Advice) -> None:
+        self._advice = advice
+        self.query_one(ResultPane).show(advice)
+        self._show("result")
+
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        """Enter on a level: plan it."""
+        if self.step == "result" and event.row_key.value:
+            self._plan(event.row_key.value, None)
+
+    def _plan(self, level: str, output: Path | None) -> None:
+        model = self._model
+        assert model is not None
+        target = output or default_output(model, level, self.session.output_folder(model))
+        self.in_background(lambda: self.session.propose(model, Request(level), target), self._planned)
+
+    # -- step 4: the plan --------------------------------------------------------------------------------------------
+
+    def _planned(self, proposal: Proposal) -> None:
+        self._proposal = proposal
+        self.query_one(PlanPane).show(proposal)
+        self._show("plan")
+
+    def _start(self) -> None:
+        proposal = self._proposal
+        assert proposal is not None
+
+        def begin() -> str:
+            job_id = jobs.submit(self.session.jobs, proposal)
+            jobs.start(self.session.jobs, job_id)
+            return job_id
+
+        def begun(job_id: str) -> None:
+            self._proposal = None
+            self._show("result")
+            self.post_message(OpenJob(job_id))
+
+        self.in_background(begin, begun)
+
+    # -- keys --------------------------------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only the keys that mean something at this step."""
+        if not self.is_mounted:
+            return True
+        if action == "why":
+            return self.step == "result"
+        if action == "output":
+            return self.step == "plan"
+        if action in ("back", "start_over"):
+            return self.step != "models"
+        return True
+
+    def enter(self) -> None:
+        """Enter where no list or field takes it: begin the planned job."""
+        if self.step == "plan" and self._proposal:
+            self._start()
+
+    def action_back(self) -> None:
+        """One step back, with the answer that was given."""
+        if self.step == "plan":
+            self._show("result")
+            return
+        if self._walk and any(step.by_user for step in self._walk.path):
+            self._walk = self._walk.back()
+            self._ask()
+        else:
+            self.action_start_over()
+
+    def action_start_over(self) -> None:
+        """Back to the list of models."""
+        self._model = self._walk = self._advice = self._proposal = None
+        self.query_one(ModelPane).show(self.session.profile.recent_models)
+        self._show("models")
+
+    def action_why(self) -> None:
+        """Everything that led to the recommendation."""
+        if self._advice:
+            self.app.push_screen(DetailsScreen(self._advice))
+
+    def action_output(self) -> None:
+        """Write the file somewhere else."""
+        if not self._proposal:
+            return
+        spec = self._proposal.spec
+
+        def answered(text: str | None) -> None:
+            if text:
+                self._plan(spec.level, Path(text).expanduser())
+
+        self.app.push_screen(AskText("Where shall the file go?", spec.output), answered)

@@ -1,0 +1,37 @@
+"""The wizard's third pane: the recommendation, and all levels ranked."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.widgets import Static
+
+from ...workbench.advice import Advice
+from ...workbench.text import printable
+from ..describe import LEVEL_COLUMNS, LEVEL_COLUMNS_RIGHT, headline, level_cells
+from .grid import Grid
+
+WHY_SHOWN = 2
+FIT_COLOURS = {"yes": "fit-ok", "tight": "fit-tight", "no": "fit-no"}
+
+
+class ResultPane(Vertical):
+    """A headline, the two sentences that matter most, and a table whose cursor is on the recommended level."""
+
+    def compose(self) -> ComposeResult:
+        yield Static("", id="headline", classes="title", markup=False)
+        yield Static("", id="why", markup=False)
+        yield Grid(LEVEL_COLUMNS, LEVEL_COLUMNS_RIGHT, FIT_COLOURS, id="levels")
+
+    def show(self, advice: Advice) -> None:
+        """Show an advice."""
+        self.query_one("#headline", Static).update(printable(headline(advice)))
+        sentences = list(advice.hints if advice.level is None else advice.why)[:WHY_SHOWN]
+        self.query_one("#why", Static).update(printable("\n".join(f"• {s}" for s in sentences) + "\n(w: all reasons)"))
+        table = self.query_one(Grid)
+        table.show([(row.level, level_cells(advice, row)) for row in advice.candidates])
+        table.go_to(advice.level or "")
+
+    def take_focus(self) -> None:
+        """The table takes the keys."""
+        self.query_one(Grid).focus()

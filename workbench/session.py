@@ -1,0 +1,181 @@
+"""One run of the program: our folders, the profile, the jobs and the library, opened once and passed around."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import ModelNotFound
+from .paths import Paths
+from .profile import Change, Profile, ProfileStore
+from .text import printable
+
+if TYPE_CHECKING:
+    from .advice import Advice, Corrections, Walk
+    from .hardware import Bandwidth, Hardware
+    from .jobs import JobStore, Proposal
+    from .library import Library
+    from .llama import Llama, LoadSettings, Sampling
+    from .recipe import Request
+
+SAMPLE_WORD = "sample"
+DEFAULT_CONTEXT = 4096
+
+
+class Session:
+    """What commands and screens share. Safe to use from several threads."""
+
+    def __init__(self, paths: Paths, no_color: bool = False) -> None:
+        self.paths = paths
+        self.no_color = no_color
+        self._profiles = ProfileStore(paths.profile)
+        self._lock = threading.Lock()
+        result = self._profiles.read()
+        self._profile = result.profile
+        self.messages: list[str] = list(result.messages)
+
+    @property
+    def profile(self) -> Profile:
+        """The profile as it was last read or written."""
+        return self._profile
+
+    def change_profile(self, change: Change) -> None:
+        """Change the profile on disk; what went wrong is kept in `messages`, once."""
+        with self._lock:
+            result = self._profiles.update(change)
+            self._profile = result.profile
+            self.messages += [message for message in result.messages if message not in self.messages]
+
+    @property
+    def jobs(self) -> JobStore:
+        """All jobs."""
+        from .jobs import JobStore
+
+        return JobStore(self.paths.jobs)
+
+    @property
+    def library(self) -> Library:
+        """Everything that was made."""
+        from .library import Library
+
+        return Library(self.paths.library)
+
+    def look_at_machine(self, output: Path, measure: bool = False) -> tuple[Hardware, Bandwidth]:
+        """What this machine is. The memory bandwidth is measured the first time, and again if `measure` is set.
+
+        Args:
+            output: where models will be written; its disk is looked at.
+            measure: measure the bandwidth even if the profile knows it.
+        """
+        from .hardware import detect, measure_bandwidth
+
+        hardware = detect(output)
+        bandwidth = self.profile.bandwidth
+        if measure or bandwidth is None:
+            bandwidth = measure_bandwidth(hardware.cpu.whole_cores, hardware.memory.usable)
+        self.change_profile(lambda profile: replace(profile, hardware=hardware, bandwidth=bandwidth))
+        return hardware, bandwidth
+
+    def begin_walk(self, model: Path) -> Walk:
+        """The wizard's first question for a model, on the machine as the profile knows it, or as it is found now."""
+        from .advice import Walk
+        from .model import read_model
+
+        hardware, bandwidth = self.profile.hardware, self.profile.bandwidth
+        if hardware is None or bandwidth is None:
+            hardware, bandwidth = self.look_at_machine(model.parent)
+        return Walk.begin(read_model(model), hardware, bandwidth)
+
+    def advise(self, walk: Walk) -> Advice:
+        """What the answers of a finished walk lead to; they are remembered."""
+        from .advice import conclude
+
+        answers = {step.question.id: step.answer for step in walk.path if step.by_user}
+        self.change_profile(lambda profile: replace(profile, wizard=answers))
+        return conclude(walk, self.corrections)
+
+    def propose(self, source: Path, request: Request, output: Path, overwrite: bool = False) -> Proposal:
+        """A job that leaves one core to the screen, checked, nothing written."""
+        from .jobs import prepare
+        from .jobs.prepare import usable_cores
+
+        if output.parent == self.paths.models:
+            output.parent.mkdir(parents=True, exist_ok=True)
+        workers = max(1, usable_cores() - 1)
+        library = self.paths.library
+        return prepare(self.jobs, source, request, output, workers=workers, overwrite=overwrite, library=library)
+
+    def output_folder(self, source: Path) -> Path:
+        """Where a quantized `source` goes: the folder that the user chose, beside the source, or our own."""
+        if chosen := self.profile.paths.output:
+            return Path(chosen).expanduser()
+        from .sample import SAMPLE
+
+        if source != SAMPLE.model and os.access(source.parent, os.W_OK):
+            return source.parent
+        return self.paths.models
+
+    def load(
+        self,
+        model: Path,
+        on_progress: Callable[[float], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        **changes: object,
+    ) -> Llama:
+        """Load a model with the profile's settings and remember it as the latest; `changes` replace load settings."""
+        from .llama import Llama
+
+        settings = replace(self.load_settings(model), **changes)  # type: ignore[arg-type]
+        llama = Llama.load(model, settings, self.paths.logs, on_progress, cancelled)
+        self.change_profile(lambda profile: profile.with_recent(str(model)))
+        return llama
+
+    def load_settings(self, model: Path) -> LoadSettings:
+        """Context and threads from the profile; a context that nobody chose is the model's own, up to 4,096 tokens."""
+        from .llama import LoadSettings
+        from .model import read_model
+
+        chat = self.profile.chat
+        context = chat.context
+        if not context:
+            trained = read_model(model).get("{arch}.context_length")
+            context = min(trained, DEFAULT_CONTEXT) if isinstance(trained, int) and trained > 0 else DEFAULT_CONTEXT
+        return LoadSettings(context=context, threads=chat.threads or None)
+
+    @property
+    def corrections(self) -> Corrections:
+        """What was learned of this machine's speed."""
+        from .advice import Corrections
+
+        learned = self.profile.corrections
+        return Corrections(cpu=learned.get("cpu"), gpu=learned.get("gpu"))
+
+    def sampling(self) -> Sampling:
+        """How the next token is drawn, from the profile."""
+        from .llama import Sampling
+
+        chat = self.profile.chat
+        return Sampling(chat.temperature, chat.top_k, chat.top_p, chat.min_p, chat.repeat_penalty, chat.seed)
+
+
+def open_session(environ: Mapping[str, str]) -> Session:
+    """The session that the environment describes: QUANTDECK_HOME or the system's folders, NO_COLOR."""
+    return Session(Paths.from_environment(environ), no_color=bool(environ.get("NO_COLOR")))
+
+
+def model_path(name: str) -> Path:
+    """The file that a user means: a path, or the word `sample`, the built-in model. ModelNotFound if there is none."""
+    path = Path(name).expanduser()
+    if name == SAMPLE_WORD and not path.exists():
+        from .sample import SAMPLE
+
+        return SAMPLE.model
+    if not os.path.lexists(path):
+        raise ModelNotFound(
+            f"There is no file {printable(name)}; check the name, or use the word sample for the built-in model."
+        )
+    return path.absolute()
