@@ -118,7 +118,9 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """The output as a file: complete header, every tensor's place, total size; and what the sources were.
+    """The output as a file: complete header, every tensor's place, total size; and what the inputs were.
+
+    `sources` are the model's files, `imatrix` is the importance matrix's, or empty.
 
     Two plans of the same request on the same source are equal, and so are the files they lead to.
     """
@@ -127,7 +129,18 @@ class Plan:
     tensors: tuple[PlannedTensor, ...]
     total: int
     sources: tuple[Fingerprint, ...]
+    imatrix: tuple[Fingerprint, ...] = ()
     range_weights: int = RANGE_WEIGHTS
+
+    @property
+    def inputs(self) -> tuple[Fingerprint, ...]:
+        """All files that the output depends on."""
+        return self.sources + self.imatrix
+
+    @property
+    def source_fingerprint(self) -> str:
+        """One string that tells whether a source is still the same: size and beginning of each of its files."""
+        return " ".join(f"{source.size}-{source.head_sha256[:32]}" for source in self.sources)
 
     @cached_property
     def n_weights(self) -> int:
@@ -183,6 +196,7 @@ class Plan:
             "total": self.total,
             "range_weights": self.range_weights,
             "sources": [asdict(source) for source in self.sources],
+            "imatrix": [asdict(source) for source in self.imatrix],
             "tensors": [asdict(tensor) for tensor in self.tensors],
         }
         write_atomically(folder / "header.bin", self.header)
@@ -201,6 +215,7 @@ class Plan:
                 tensors=tuple(_tensor(entry) for entry in document["tensors"]),
                 total=int(document["total"]),
                 sources=tuple(Fingerprint(**entry) for entry in document["sources"]),
+                imatrix=tuple(Fingerprint(**entry) for entry in document["imatrix"]),
                 range_weights=int(document["range_weights"]),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -213,11 +228,11 @@ def _tensor(entry: dict[str, Any]) -> PlannedTensor:
     return PlannedTensor(**entry | {"shape": tuple(int(extent) for extent in entry["shape"])})
 
 
-def make_plan(model: Model, recipe: Recipe) -> Plan:
-    """Lay the recipe out as a GGUF file, and take the fingerprints of the model's files.
+def make_plan(model: Model, recipe: Recipe, imatrix: Path | None = None) -> Plan:
+    """Lay the recipe out as a GGUF file, and take the fingerprints of the model's files and the importance matrix.
 
     Raises:
-        OSError: a source file cannot be read.
+        OSError: one of them cannot be read.
     """
     from ..model import write_header
 
@@ -240,7 +255,13 @@ def make_plan(model: Model, recipe: Recipe) -> Plan:
         )
         for choice, offset, n_bytes in zip(recipe.tensors, header.offsets, header.sizes, strict=True)
     ]
-    return Plan(header.content, tuple(tensors), header.total_size, tuple(Fingerprint.of(path) for path in model.files))
+    return Plan(
+        header=header.content,
+        tensors=tuple(tensors),
+        total=header.total_size,
+        sources=tuple(Fingerprint.of(path) for path in model.files),
+        imatrix=(Fingerprint.of(imatrix.absolute()),) if imatrix else (),
+    )
 
 
 def source_model(spec: JobSpec, plan: Plan) -> Model:

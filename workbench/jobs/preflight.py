@@ -54,7 +54,7 @@ def check_output(spec: JobSpec, sources: Iterable[Path]) -> None:
 
 def check_sources(plan: Plan) -> None:
     """The source is what it was when the plan was made; ModelNotFound or ResumeFailed if not."""
-    for source in plan.sources:
+    for source in plan.inputs:
         shown = printable(source.path)
         try:
             if not source.unchanged():

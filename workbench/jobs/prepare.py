@@ -87,10 +87,19 @@ def prepare(
 
 
 def make_request_recipe(model: Model, request: Request, imatrix: Path | None) -> Recipe:
-    """The recipe of a request, with what it must know of the importance matrix."""
+    """The recipe of a request; BadArgument or ValidationFailed for an importance matrix that does not fit the model."""
     from ..recipe import make_recipe
 
-    return make_recipe(model, request, None)
+    if imatrix is None:
+        return make_recipe(model, request)
+    from ..imatrix import ImatrixFile
+
+    matrix = ImatrixFile(imatrix)
+    recipe = make_recipe(model, request, matrix.facts())
+    for choice in recipe.tensors:
+        if not choice.copied:
+            matrix.weights_for(choice.tensor)
+    return recipe
 
 
 def propose(
@@ -114,7 +123,7 @@ def propose(
     if not -20 <= nice <= 19:
         raise BadArgument(f"A nice level of {nice} makes no sense; choose -20 to 19.")
     try:
-        plan = make_plan(model, recipe)
+        plan = make_plan(model, recipe, imatrix)
     except OSError as error:
         raise ModelNotFound(f"{printable(str(model.path))} cannot be read: {error.strerror}.") from error
     spec = JobSpec(
@@ -143,7 +152,7 @@ def propose(
 def check(store: JobStore, spec: JobSpec, plan: Plan) -> None:
     """All checks that can be made before a job is in the store, cheapest first."""
     steps: tuple[Callable[[], None], ...] = (
-        lambda: preflight.check_output(spec, [Path(source.path) for source in plan.sources]),
+        lambda: preflight.check_output(spec, [Path(source.path) for source in plan.inputs]),
         lambda: preflight.check_rivals(store, spec),
         lambda: preflight.check_space(store, spec, plan.total),
         lambda: preflight.check_memory(spec),

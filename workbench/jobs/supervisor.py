@@ -18,11 +18,13 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ..errors import QuantdeckError, ResumeFailed, ValidationFailed
 from ..files import sha256, sync_folder
+from ..library import Entry, Figure, Library
 from ..text import printable, size
 from . import journal as events
 from . import preflight
@@ -240,7 +242,7 @@ class Supervisor:
             preflight.check_sources(self.plan)
         except ResumeFailed as error:
             raise Hopeless(error) from error
-        preflight.check_output(self.spec, [Path(source.path) for source in self.plan.sources])
+        preflight.check_output(self.spec, [Path(source.path) for source in self.plan.inputs])
 
     def open_partial(self) -> None:
         """Open the partial file and keep of it what an earlier run finished, checked by hash."""
@@ -322,7 +324,7 @@ class Supervisor:
         if time.monotonic() - self.source_seen < interval:
             return
         self.source_seen = time.monotonic()
-        for source in self.plan.sources:
+        for source in self.plan.inputs:
             shown = printable(source.path)
             try:
                 unchanged = source.looks_unchanged()
@@ -395,7 +397,42 @@ class Supervisor:
     def register(self) -> None:
         """Put the result into the library, and end the job."""
         seconds = round(self.fold.work_seconds, 3)
+        if self.spec.library:
+            try:
+                Library(Path(self.spec.library)).add(self.library_entry(seconds))
+            except (QuantdeckError, OSError) as error:
+                self.record(events.Note(text=f"The model is made, but could not be registered: {error}"))
         self.finish(events.Done(sha256=self.fold.sha256, n_bytes=self.plan.total, seconds=seconds))
+
+    def library_entry(self, seconds: float) -> Entry:
+        """What the library keeps of the result."""
+        spec, plan = self.spec, self.plan
+        tokens = self.fold.facts.get("tokens")
+        checked = f"loaded in llama.cpp, {tokens} positions computed; " if spec.verify else "not loaded in llama.cpp; "
+        errors = self.fold.snapshot().errors
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        figures: tuple[Figure, ...] = ()
+        if errors.relative is not None:
+            figures = (Figure("relative_error", errors.relative, now, {"sampled_weights": int(errors.n)}),)
+        return Entry(
+            sha256=self.fold.sha256,
+            path=spec.output,
+            source=spec.source,
+            source_fingerprint=plan.source_fingerprint,
+            architecture=spec.architecture,
+            level=spec.level,
+            n_bytes=plan.total,
+            ratio=spec.source_bytes / plan.total,
+            bits_per_weight=plan.bits_per_weight,
+            seconds=seconds,
+            created_at=now,
+            recipe={name: value for name, value in spec.request.items() if value is not None},
+            imatrix=spec.imatrix,
+            imatrix_sha256=sha256(Path(spec.imatrix)) if spec.imatrix else "",
+            verified=spec.verify,
+            verification=checked + "header, tensors and hashes are as planned",
+            figures=figures,
+        )
 
 
 class _Round:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import json
 import os
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,9 @@ from ..text import printable
 from .partial import digest, write_all
 from .plan import Plan, PlannedTensor, Range, source_model
 from .spec import JobSpec
+
+if TYPE_CHECKING:
+    from ..imatrix import ImatrixFile
 
 SAMPLED = 16
 """Errors are measured on every so many-th row of a tensor, beginning with its first."""
@@ -76,9 +80,11 @@ class Worker:
         from ..model import open_source
 
         spec, self.plan = JobSpec.read(folder / "spec.toml"), Plan.read(folder)
-        self.source = open_source(source_model(spec, self.plan))
         self.output = os.open(spec.partial, os.O_WRONLY)
-        self.imatrix: dict[str, npt.NDArray[np.float32]] = {}
+        self.model = source_model(spec, self.plan)
+        self.source = open_source(self.model)
+        self.imatrix = open_imatrix(spec)
+        self.weights: tuple[str, npt.NDArray[np.float32] | None] = ("", None)
 
     def attempt(self, task: Range) -> dict[str, Any]:
         """Do a task; what goes wrong becomes a report."""
@@ -134,7 +140,29 @@ class Worker:
 
     def slices(self, tensor: PlannedTensor, task: Range) -> list[tuple[int, int, npt.NDArray[np.float32] | None]]:
         """The task cut where one expert's rows end and another slice of the importance matrix begins."""
-        return [(0, task.count, None)]
+        weights = self.weights_of(tensor)
+        if weights is None:
+            return [(0, task.count, None)]
+        size, end = tensor.rows_per_matrix, task.first + task.count
+        cuts = [task.first, *range((task.first // size + 1) * size, end, size), end]
+        return [(a - task.first, b - task.first, weights[a // size]) for a, b in itertools.pairwise(cuts)]
+
+    def weights_of(self, tensor: PlannedTensor) -> npt.NDArray[np.float32] | None:
+        """Importance (n_matrices, row_length) of a tensor's columns; that of the last tensor asked for is kept."""
+        if not self.imatrix or tensor.copied:
+            return None
+        if self.weights[0] != tensor.name:
+            self.weights = (tensor.name, self.imatrix.weights_for(self.model.by_name[tensor.name]))
+        return self.weights[1]
+
+
+def open_imatrix(spec: JobSpec) -> ImatrixFile | None:
+    """The job's importance matrix, None if it has none."""
+    if not spec.imatrix:
+        return None
+    from ..imatrix import ImatrixFile
+
+    return ImatrixFile(Path(spec.imatrix))
 
 
 def error_sums(
