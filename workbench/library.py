@@ -12,10 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from .errors import BadArgument, QuantdeckError
-from .files import write_atomically
+from .files import locked, write_atomically
 from .tables import Wrong, from_table, to_table
 
 SCHEMA = 1
@@ -115,7 +113,7 @@ class Library:
         for file in self._files():
             try:
                 entries.append(_marked(self._read(file, problems)[0]))
-            except FileNotFoundError:  # noqa: PERF203 - each file stands or falls alone
+            except FileNotFoundError:
                 continue  # somebody removed it just now
             except (OSError, ValueError, RecursionError) as error:
                 problems.append(f"{file.name} in the library is damaged: {_reason(error)}.")
@@ -208,12 +206,11 @@ class Library:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / ".lock", timeout=_LOCK_SECONDS):
+            with locked(self.folder / ".lock", _LOCK_SECONDS):
                 yield
-        except Timeout:
+        except TimeoutError:
             raise LibraryError(f"The library {self.folder} is locked by another program; try again.") from None
-        except (OSError, NotImplementedError) as error:
+        except OSError as error:
             raise LibraryError(f"The library {self.folder} cannot be written: {_reason(error)}.") from None
 
 

@@ -11,15 +11,13 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from .files import write_atomically
+from .files import locked, write_atomically
 from .hardware import Bandwidth, Hardware
 from .tables import Wrong, from_table, to_table
 
@@ -136,8 +134,8 @@ class ProfileStore:
         try:
             with self._lock():
                 return self._update(self._read(set_aside=True), change)
-        except (Timeout, OSError, NotImplementedError) as error:
-            reason = "another program holds its lock" if isinstance(error, Timeout) else _reason(error)
+        except OSError as error:
+            reason = "another program holds its lock" if isinstance(error, TimeoutError) else _reason(error)
             return self._keep(self._read(set_aside=False), change, f"{self.path.name} cannot be saved: {reason}.")
 
     def _update(self, file: _File, change: Change) -> ProfileResult:
@@ -211,14 +209,11 @@ class ProfileStore:
         try:
             with self._lock():
                 return read()
-        except (Timeout, OSError, NotImplementedError):
+        except OSError:
             return None
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=_LOCK_SECONDS):
-            yield
+    def _lock(self) -> AbstractContextManager[None]:
+        return locked(self.path.with_name(f".{self.path.name}.lock"), _LOCK_SECONDS)
 
 
 def parse(

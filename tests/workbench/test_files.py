@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from quantdeck.workbench import files
-from quantdeck.workbench.files import sha256, sync_folder, write_atomically
+from quantdeck.workbench.files import locked, sha256, sync_folder, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -125,3 +125,31 @@ def test_sha256(tmp_path, size):
 def test_syncing_what_is_not_there_is_no_error(tmp_path):
     sync_folder(tmp_path)
     sync_folder(tmp_path / "gone")
+
+
+def test_locks_exclude_others_and_open_again(tmp_path):
+    path = tmp_path / "new folder" / ".lock"
+    with locked(path, 1), pytest.raises(TimeoutError), locked(path, 0.05):
+        pass
+    with locked(path, 0):
+        pass
+
+
+def test_locks_open_again_after_a_failure_inside(tmp_path):
+    with pytest.raises(KeyError), locked(tmp_path / ".lock", 1):
+        raise KeyError
+    with locked(tmp_path / ".lock", 0):
+        pass
+
+
+def test_where_nothing_can_be_locked(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"exists|directory"), locked(tmp_path / "file" / ".lock", 0.05):
+        pass
+
+    def cannot(*_):
+        raise NotImplementedError
+
+    monkeypatch.setattr("filelock.FileLock.acquire", cannot)
+    with pytest.raises(OSError, match="no locks"), locked(tmp_path / ".lock", 0.05):
+        pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -465,3 +466,17 @@ def test_tree_never_leaves_its_root(tmp_path):
     (tmp_path / "proc").mkdir()
     assert Tree(tmp_path).text("/proc/meminfo") is None
     assert Tree(tmp_path).children("/sys") == []
+
+
+def test_the_nouns_are_cheap():
+    """Reading a profile needs the data classes, and must not cost the import of numpy."""
+    program = (
+        "import sys, quantdeck.workbench.profile\n"
+        "assert not {'numpy', 'psutil', 'filelock', 'tomlkit'} & set(sys.modules)\n"
+        "from quantdeck.workbench.hardware import detect\n"
+        "import quantdeck.workbench.hardware.bandwidth\n"
+        "from quantdeck.workbench.hardware import measure_bandwidth\n"
+        "assert callable(detect) and callable(measure_bandwidth)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)

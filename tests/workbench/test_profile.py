@@ -382,7 +382,7 @@ def test_home_that_cannot_be_written(tmp_path):
 def test_locked_by_another_program(store, path, monkeypatch):
     monkeypatch.setattr(module, "_LOCK_SECONDS", 0.1)
     path.parent.mkdir(parents=True)
-    with module.FileLock(path.with_name(".profile.toml.lock")):
+    with module.locked(path.with_name(".profile.toml.lock"), 1):
         result = store.update(set_theme("dusk"))
         write(path, "broken")
         assert ProfileStore(path).read().profile == Profile()
