@@ -1,15 +1,22 @@
 """IQ4_NL and IQ4_XS: four bits that stand for sixteen uneven values, x = d K(q).
 
-The search tries fifteen scales, each of which maps the weight of largest magnitude near K(0) = -127, and keeps the
-one with the smallest weighted error. Formula: llama.cpp, ggml-quants.c, quantize_row_iq4_nl_impl.
+The search tries sixteen scales, one of which maps the weight of largest magnitude to 127 and the others near
+K(0) = -127, and keeps the one with the smallest weighted error. Formula: llama.cpp, ggml-quants.c,
+quantize_row_iq4_nl_impl.
 
 C finds the nearest of the sixteen values by bisection, and of two equally near takes the upper one. The midpoints
-between neighbours are multiples of one half, so that floor(2 x) decides alike: it is looked up in a table.
+between neighbours are multiples of one half, so that floor(2 x) decides alike, in a table. In the search a weight's
+share of the largest magnitude, in cells, gives the values for all sixteen scales at once; only where a midpoint falls
+into the cell, for a weight or two in a hundred, floor(2 x) is needed.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import product
+
 import numpy as np
+import numpy.typing as npt
 
 from ._blocks import (
     CHUNK,
@@ -17,7 +24,6 @@ from ._blocks import (
     BlockCodec,
     Levels,
     add_down,
-    columns,
     dot_down,
     from_halves,
     imatrix_columns,
@@ -30,6 +36,8 @@ from ._blocks import (
 )
 from .registry import Bytes, Codec, Floats
 
+Words = npt.NDArray[np.int32]
+
 VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
 REACH = 288
 """floor(2 x) in the search lies within this: |x| is at most 127 + 7 and a rounding error."""
@@ -37,34 +45,40 @@ LEVELS = np.searchsorted(VALUES[1:] + VALUES[:-1], np.arange(-REACH, REACH), sid
 """The level of floor(2 x), at index REACH + floor(2 x)."""
 NEAREST = VALUES[LEVELS]
 """The value of that level."""
-TRIES = range(-7, 8)
+TARGETS = np.array([127, *range(-134, -119)], np.float32)
+"""What the search maps the weight of largest magnitude to, in C's order."""
+CELLS = 1 << 13
+"""Cells of [0, 1] that `_tables` divides |x / max| into."""
+UNSURE = -128
 
 
 class IQ4(BlockCodec):
     """What IQ4_NL and IQ4_XS share: sub-blocks of 32 weights, each with a scale of its own that is searched for.
 
-    In columns of sub-blocks, column s m + b is sub-block s of block b.
+    Blocks of s sub-blocks stand as (32, s, m): the weights of sub-block i of block b are column [:, i, b].
     """
 
     def _quantize_blocks(self, rows: Floats, imatrix: Floats | None, packed: Bytes) -> None:
-        blocks = rows.reshape(-1, self.block_size)
+        blocks = rows.reshape(-1, self.block_size // 32, 32)
         for part in slices(len(blocks), CHUNK // self.block_size):
-            x = columns(blocks[part])
+            x = blocks[part].transpose(2, 1, 0).copy()
             weights = self._weights(x, imatrix, part)
-            scales = _best_scale(_fits(_sub_blocks(x), _sub_blocks(weights)))
-            self._pack_scaled(x, scales.reshape(self.block_size // 32, -1), packed[part])
+            scales = _best_scale(_fits(x.reshape(32, -1), weights.reshape(32, -1)))
+            self._pack_scaled(x, scales.reshape(x.shape[1:]), packed[part])
 
     def _weights(self, x: Floats, imatrix: Floats | None, blocks: slice) -> Floats:
-        """The weight of each error (block_size, m): x^2, or importance * sqrt(x^2 + the block's doubled mean x^2)."""
+        """The weight of each error (32, s, m): x^2, or importance * sqrt(x^2 + the block's doubled mean x^2)."""
         weights = x * x
         if imatrix is not None:
-            weights += add_down(weights) * (np.float32(2) / np.float32(self.block_size))
+            squares = weights.swapaxes(0, 1).reshape(self.block_size, -1)
+            weights += add_down(squares) * (np.float32(2) / np.float32(self.block_size))
             np.sqrt(weights, out=weights)
-            weights *= imatrix_columns(imatrix, self.block_size, blocks)
+            importance = imatrix_columns(imatrix, self.block_size, blocks)
+            weights *= importance.reshape(-1, 32, x.shape[2]).swapaxes(0, 1)
         return weights
 
     def _pack_scaled(self, x: Floats, scales: Floats, packed: Bytes) -> None:
-        """Quantize the columns `x` (block_size, m) with scales (block_size / 32, m) into `packed` (m, block_bytes)."""
+        """Quantize blocks `x` (32, s, m) with scales (s, m) into `packed` (m, block_bytes)."""
         raise NotImplementedError
 
 
@@ -76,7 +90,7 @@ class IQ4NL(IQ4):
 
     def _pack_scaled(self, x: Floats, scales: Floats, packed: Bytes) -> None:
         write_halves(scales[0], packed, 0)
-        packed[:, 2:] = _nibbles(x, scales).reshape(16, -1).T
+        packed[:, 2:] = _nibbles(x, scales)[:, 0].T
 
     def _unpack(self, packed: Bytes, values: Floats) -> None:
         _read_nibbles(packed[:, 2:], values)
@@ -101,7 +115,7 @@ class IQ4XS(IQ4):
         write_halves(d, packed, 0)
         packed[:, 2:4] = join_bits((codes >> np.uint8(4)).reshape(2, 4, -1).swapaxes(0, 1), 2).T
         packed[:, 4:8] = join_bits((codes & np.uint8(15)).reshape(4, 2, -1).swapaxes(0, 1), 4).T
-        packed[:, 8:] = _nibbles(x, d * steps).reshape(128, -1).T
+        packed[:, 8:].reshape(-1, 8, 16)[...] = _nibbles(x, d * steps).transpose(2, 1, 0)
 
     def _unpack(self, packed: Bytes, values: Floats) -> None:
         place = np.arange(8, dtype=np.uint8)
@@ -117,28 +131,61 @@ class IQ4XS(IQ4):
 def _fits(x: Floats, weights: Floats) -> Floats:
     """Sums w K x and w K^2 of columns x (32, n), with K the values nearest to x / scale, for 16 scales: (2, 16, n).
 
-    The first scale maps the weight of largest magnitude to 127, the others to -134 .. -120. The sums of columns of
-    zeros are zero.
+    Scale t maps the weight of largest magnitude to TARGETS[t]. The sums of columns of zeros are zero.
     """
     maximum = signed_maximum(x)
     zero = np.abs(maximum) < GROUP_MAX_EPS
     maximum[zero] = 1
-    inverses = [np.float32(1) / (maximum / np.float32(127)), *(np.float32(i - 127) / maximum for i in TRIES)]
-    sums = np.empty((2, len(inverses), x.shape[1]), np.float32)
-    product, values = np.empty_like(x), np.empty_like(x)
-    whole, index = np.empty(x.shape, np.int16), np.empty(x.shape, np.intp)
-    for i, inverse in enumerate(inverses):
-        np.multiply(x, inverse * np.float32(2), out=product)
-        np.floor(product, out=product)
-        np.copyto(whole, product, casting="unsafe")
-        np.add(whole, np.int16(REACH), out=whole)
-        np.copyto(index, whole)
-        NEAREST.take(index, out=values, mode="clip")
-        np.multiply(weights, values, out=product)
-        sums[0, i] = dot_down(product, x)
-        sums[1, i] = dot_down(product, values)
+    inverses = np.array([np.float32(1) / (maximum / TARGETS[0]), *(target / maximum for target in TARGETS[1:])])
+    sums = np.empty((2, len(TARGETS), x.shape[1]), np.float32)
+    values, word = np.empty(x.shape, np.float32), np.empty(x.shape, np.int32)
+    np.divide(x, maximum, out=values)
+    values *= np.float32(CELLS)
+    values += np.float32(CELLS)
+    cell = values.astype(np.uint16).astype(np.intp)
+    exact = None
+    for t, (table, place) in enumerate(product(_tables(), range(4))):
+        if place == 0:
+            four = table.take(cell, mode="clip")
+        np.left_shift(four, np.int32(24 - 8 * place), out=word)
+        np.right_shift(word, np.int32(24), out=word)
+        np.copyto(values, word)
+        if exact is None:
+            (unsure,) = np.nonzero(values.reshape(-1) == UNSURE)
+            exact = _nearest(x.reshape(-1)[unsure] * inverses[:, unsure % x.shape[1]])
+        values.reshape(-1)[unsure] = exact[t]
+        weighted = np.multiply(weights, values, out=word.view(np.float32))
+        sums[0, t] = dot_down(weighted, x)
+        sums[1, t] = dot_down(weighted, values)
     sums[:, :, zero] = 0
     return sums
+
+
+def _nearest(x: Floats) -> Floats:
+    """The values nearest to x, which is finite and within the search's reach."""
+    return NEAREST.take(np.floor(x * np.float32(2)).astype(np.intp) + REACH)
+
+
+@lru_cache(maxsize=1)
+def _tables() -> Words:
+    """For each cell of x / max the nearest values for four scales, as the bytes of an int32, four times: (4, cells).
+
+    Cell c is c / CELLS - 1 <= x / max < (c + 1) / CELLS - 1. Where a midpoint between two values falls into a cell
+    or so near to it that a rounding error matters, for one scale or more, the first byte is UNSURE.
+    """
+    cells = np.arange(2 * CELLS + 1)
+    midpoints = (VALUES[1:].astype(np.float64) + VALUES[:-1]) / 2
+    values = np.empty((len(TARGETS), len(cells)), np.int8)
+    for t, target in enumerate(TARGETS.astype(np.float64)):
+        centres = (cells + 0.5 - CELLS) / CELLS * target
+        values[t] = VALUES[np.searchsorted(midpoints, centres, side="right")]
+        borders = midpoints / target * CELLS + CELLS
+        for border in np.floor(borders - 0.02), np.floor(borders + 0.02):
+            inside = border[(border >= 0) & (border < len(cells))]
+            values[0, inside.astype(np.intp)] = UNSURE
+    bytes_ = values.reshape(4, 4, -1).swapaxes(1, 2)
+    tables: Words = np.ascontiguousarray(bytes_).view("<i4")[:, :, 0].astype(np.int32)
+    return tables
 
 
 def _best_scale(sums: Floats) -> Floats:
@@ -160,21 +207,17 @@ def _best_scale(sums: Floats) -> Floats:
 
 
 def _nibbles(x: Floats, scales: Floats) -> Levels:
-    """The levels of x / scale for columns x (32 s, m) and scales (s, m), two a byte: (s, 16, m)."""
-    sub_blocks = x.reshape(len(scales), 32, -1)
-    twice = sub_blocks * (reciprocal(scales) * np.float32(2))[:, None]
-    np.floor(twice, out=twice)
-    twice += np.float32(REACH)
-    # C's bisection ends at the top for NaN, and so does fmin.
-    np.fmin(twice, np.float32(2 * REACH - 1), out=twice)
-    np.maximum(twice, np.float32(0), out=twice)
-    levels = LEVELS.take(twice.astype(np.int16).astype(np.intp))
-    return join_bits(levels.reshape(len(scales), 2, 16, -1).swapaxes(0, 1), 4)
-
-
-def _sub_blocks(x: Floats) -> Floats:
-    """Blocks (32 s, m) as columns (32, s m) of their sub-blocks."""
-    return np.ascontiguousarray(x.reshape(-1, 32, x.shape[1]).swapaxes(0, 1)).reshape(32, -1)
+    """The levels of x / scale for blocks x (32, s, m) and scales (s, m), two a byte: (16, s, m)."""
+    inverses = reciprocal(scales) * np.float32(2)
+    half_steps = x * inverses
+    np.floor(half_steps, out=half_steps)
+    np.clip(half_steps, np.float32(-REACH), np.float32(REACH - 1), out=half_steps)
+    half_steps += np.float32(REACH)
+    if not np.isfinite(inverses).all():
+        # C's bisection ends at the top for NaN.
+        half_steps[np.isnan(half_steps)] = 2 * REACH - 1
+    levels = LEVELS.take(half_steps.astype(np.uint16).astype(np.intp), mode="clip")
+    return join_bits(levels.reshape(2, 16, *scales.shape), 4)
 
 
 def _first_of_largest_magnitude(scales: Floats) -> Floats:
