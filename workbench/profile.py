@@ -313,7 +313,8 @@ def _reason(error: Exception) -> str:
 
 # Tokens of services that people use beside us, keys of clouds, and addresses with a password in them.
 _SECRET = re.compile(
-    r"\b(hf|ghp|gho|ghs|ghu|glpat|npm|pypi|xox[abpr])[_-][A-Za-z0-9_-]{16,}|\bgithub_pat_\w{16,}|\bsk-[\w-]{16,}"
+    r"\b(hf|ghp|gho|ghs|ghu|npm)_[A-Za-z0-9]{30,}|\bgithub_pat_\w{20,}|\b(glpat|pypi|xox[abpr])-[\w-]{20,}"
+    r"|\bsk-(?=[\w-]*\d)[\w-]{20,}"
     r"|\bAKIA[0-9A-Z]{16}\b|\bAIza[\w-]{30,}|\beyJ[\w-]{10,}\.[\w-]{10,}|(?i:\bbearer\s+[\w.~+/-]{16,})"
     r"|://[^/\s:@]*:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )

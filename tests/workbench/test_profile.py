@@ -392,7 +392,7 @@ def test_locked_by_another_program(store, path, monkeypatch):
 
 
 SECRETS = [
-    "hf_" + "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7",
+    "hf_" + "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7aB3dE6g",
     "sk-proj-" + "aB3dE6gH9jK2mN5pQ8sT",
     "ghp_" + "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7aB3dE6gH9",
     "github_pat_" + "11ABCDEFG0aB3dE6gH9jK2",
@@ -439,6 +439,21 @@ def test_no_field_can_hold_a_secret(store, path, secret):
         assert secret not in path.read_text()
         assert secret not in "".join(result.messages)
         path.unlink()
+
+
+@pytest.mark.parametrize(
+    "path_to_model",
+    [
+        "/models/hf_models-of-mine/llama-3-8b-instruct.gguf",
+        "/srv/task-oriented-models-2024/disk-sk-learn.gguf",
+        "https://huggingface.co/owner/name",
+        "/home/me@work/x:y.gguf",
+        "/models/0123456789abcdef0123456789abcdef01234567.gguf",
+    ],
+)
+def test_names_that_only_resemble_secrets_are_kept(store, path, path_to_model):
+    assert store.update(lambda p: p.with_recent(path_to_model)).messages == ()
+    assert ProfileStore(path).read().profile.recent_models == (path_to_model,)
 
 
 def test_named_secrets_are_refused_and_token_counts_are_not(store, path):
