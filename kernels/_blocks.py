@@ -80,10 +80,18 @@ def columns(blocks: Floats) -> Floats:
     return x
 
 
-def imatrix_columns(imatrix: Floats, block_size: int, part: slice) -> Floats:
-    """The importances (block_size, m) of the blocks `part` of rows that share `imatrix` (k,)."""
-    per_row = imatrix.reshape(-1, block_size)
-    return np.take(per_row.T, np.arange(part.start, part.stop) % len(per_row), axis=1)
+class ImatrixColumns:
+    """The importances (k,) that all rows share, as columns beside the columns of any chunk of blocks."""
+
+    def __init__(self, imatrix: Floats, block_size: int) -> None:
+        self.per_row = imatrix.size // block_size
+        across = np.arange(self.per_row + CHUNK // block_size) % self.per_row
+        self.columns = np.take(imatrix.reshape(-1, block_size).T, across, axis=1)
+
+    def beside(self, part: slice) -> Floats:
+        """The importances (block_size, m) of the blocks `part`, at most CHUNK weights, of rows laid end to end."""
+        start = part.start % self.per_row
+        return self.columns[:, start : start + part.stop - part.start]
 
 
 def halves(scales: Floats) -> Bytes:

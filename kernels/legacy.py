@@ -22,13 +22,13 @@ from ._blocks import (
     GROUP_MAX_EPS,
     ROUNDABLE,
     BlockCodec,
+    ImatrixColumns,
     Levels,
     add_down,
     columns,
     dot_down,
     first_minimum,
     from_halves,
-    imatrix_columns,
     join_bits,
     largest_magnitude,
     nearest_int,
@@ -54,6 +54,7 @@ class _Legacy(BlockCodec):
             super()._quantize_blocks(rows, None, packed)
             return
         blocks = rows.reshape(-1, self.block_size)
+        importance = ImatrixColumns(imatrix, self.block_size)
         sigma2 = _mean_of_squares(rows)
         blocks_per_row = rows.shape[1] // self.block_size
         for part in slices(len(blocks), CHUNK // self.block_size):
@@ -61,7 +62,7 @@ class _Legacy(BlockCodec):
             weights = x * x
             weights += sigma2[np.arange(part.start, part.stop) // blocks_per_row]
             np.sqrt(weights, out=weights)
-            weights *= imatrix_columns(imatrix, self.block_size, part)
+            weights *= importance.beside(part)
             self._pack_weighted(x, weights, packed[part])
 
     def _pack_weighted(self, x: Floats, weights: Floats, packed: Bytes) -> None:

@@ -22,11 +22,11 @@ from ._blocks import (
     CHUNK,
     GROUP_MAX_EPS,
     BlockCodec,
+    ImatrixColumns,
     Levels,
     add_down,
     dot_down,
     from_halves,
-    imatrix_columns,
     join_bits,
     nearest_int,
     reciprocal,
@@ -60,20 +60,20 @@ class IQ4(BlockCodec):
 
     def _quantize_blocks(self, rows: Floats, imatrix: Floats | None, packed: Bytes) -> None:
         blocks = rows.reshape(-1, self.block_size // 32, 32)
+        importance = None if imatrix is None else ImatrixColumns(imatrix, self.block_size)
         for part in slices(len(blocks), CHUNK // self.block_size):
             x = blocks[part].transpose(2, 1, 0).copy()
-            weights = self._weights(x, imatrix, part)
+            weights = self._weights(x, None if importance is None else importance.beside(part))
             scales = _best_scale(_fits(x.reshape(32, -1), weights.reshape(32, -1)))
             self._pack_scaled(x, scales.reshape(x.shape[1:]), packed[part])
 
-    def _weights(self, x: Floats, imatrix: Floats | None, blocks: slice) -> Floats:
+    def _weights(self, x: Floats, importance: Floats | None) -> Floats:
         """The weight of each error (32, s, m): x^2, or importance * sqrt(x^2 + the block's doubled mean x^2)."""
         weights = x * x
-        if imatrix is not None:
+        if importance is not None:
             squares = weights.swapaxes(0, 1).reshape(self.block_size, -1)
             weights += add_down(squares) * (np.float32(2) / np.float32(self.block_size))
             np.sqrt(weights, out=weights)
-            importance = imatrix_columns(imatrix, self.block_size, blocks)
             weights *= importance.reshape(-1, 32, x.shape[2]).swapaxes(0, 1)
         return weights
 
@@ -147,9 +147,8 @@ def _fits(x: Floats, weights: Floats) -> Floats:
     for t, (table, place) in enumerate(product(_tables(), range(4))):
         if place == 0:
             four = table.take(cell, mode="clip")
-        np.left_shift(four, np.int32(24 - 8 * place), out=word)
-        np.right_shift(word, np.int32(24), out=word)
-        np.copyto(values, word)
+        top = np.left_shift(four, np.int32(24 - 8 * place), out=word) if place < 3 else four
+        np.copyto(values, np.right_shift(top, np.int32(24), out=word))
         if exact is None:
             (unsure,) = np.nonzero(values.reshape(-1) == UNSURE)
             exact = _nearest(x.reshape(-1)[unsure] * inverses[:, unsure % x.shape[1]])
@@ -163,7 +162,8 @@ def _fits(x: Floats, weights: Floats) -> Floats:
 
 def _nearest(x: Floats) -> Floats:
     """The values nearest to x, which is finite and within the search's reach."""
-    return NEAREST.take(np.floor(x * np.float32(2)).astype(np.intp) + REACH)
+    nearest: Floats = NEAREST[np.floor(x * np.float32(2)).astype(np.intp) + REACH]
+    return nearest
 
 
 @lru_cache(maxsize=1)
