@@ -84,6 +84,12 @@ def plan(source: Path, orders: Sequence[Order | str]) -> list[list[tuple[str, st
     return [_planned(answer["log"]) if answer["code"] == 0 else None for answer in _run(calls)]
 
 
+def needs_imatrix(source: Path, orders: Sequence[Order | str]) -> list[bool]:
+    """For each order whether the library says that it cannot be carried out without an importance matrix."""
+    calls = [_call(source, order, 1) | {"output": "/dev/null", "dry_run": True} for order in orders]
+    return ["will require an imatrix" in answer["log"] for answer in _run(calls)]
+
+
 _LINE = re.compile(r"^\[ *\d+/ *\d+\] (\S+) +- \[.*?\], type = +(\w+), size = (.*)$", re.MULTILINE)
 _BECOMES = re.compile(r"\((\w+)\)$")
 

@@ -14,7 +14,7 @@ from quantdeck.workbench.model import Model, array, open_source, read_model, val
 from quantdeck.workbench.recipe import ALIASES, LEVELS, ImatrixFacts, Recipe, Request, make_recipe, mixes
 from quantdeck.workbench.recipe.mixes import Place, Rule, When
 from support import models
-from support.llama_quantize import FILE_TYPES, Order, plan, quantize_all
+from support.llama_quantize import FILE_TYPES, Order, needs_imatrix, plan, quantize_all
 
 Types = list[tuple[str, str]]
 
@@ -77,6 +77,16 @@ def test_levels_are_those_of_llama_quantize() -> None:
 def test_every_level_on_every_kind(tmp_path: Path, kind: str) -> None:
     path = models.make_model(tmp_path / "m.gguf", kind, empty=True, n_layer=layers_for_all_rules(kind))
     assert_same(path, every_level([t.name for t in read_model(path).tensors]))
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama_moe_8", "qwen2_rows_224", "deepseek2"])
+def test_need_of_an_imatrix(tmp_path: Path, kind: str) -> None:
+    path = models.make_model(tmp_path / "m.gguf", kind, empty=True, n_layer=18)
+    model, orders = read_model(path), [Order(level) for level in FILE_TYPES if level != "Q1_0"]
+    ours = [bool(recipe(model, order).imatrix_needed_by) for order in orders]
+    assert ours == needs_imatrix(path, orders)
+    assert (True in ours) == (kind != "qwen2_rows_224"), "where all rows force larger blocks, no type needs one"
+    assert False in ours
 
 
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
@@ -217,6 +227,14 @@ def test_special_rules(tmp_path: Path, case: str) -> None:
         ]
     assert plan(path, ["Q8_0"])[0] is not None, "the model itself is refused"
     assert_same(path, orders)
+
+
+def test_parts_for_vision(tmp_path: Path) -> None:
+    """Files without a language model; at levels whose rules ask for heads, llama.cpp itself aborts on them."""
+    path = models.write_model(tmp_path / "m.gguf", zoo_of("clip"), empty=True)
+    assert_same(
+        path, [Order(level) for level in ("Q8_0", "Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "BF16", "COPY")]
+    )
 
 
 def spied(label: str, rules: Sequence[Rule], unused: set[str]) -> tuple[Rule, ...]:

@@ -11,7 +11,7 @@ from ..model import Model, Tensor
 from ..model.wording import shown
 from .kept import why_kept
 from .levels import Level, find_level
-from .mixes import EMBEDDINGS, FALLBACKS, VERY_LOW, Place, Role, mixed_type, output_type, role_of
+from .mixes import EMBEDDINGS, FALLBACKS, VERY_LOW, Place, Role, mixed_type, role_of, type_of_output
 from .output_metadata import file_type_of, output_metadata
 from .overrides import Override, compile_overrides, find_type
 from .recipe import ImatrixFacts, Recipe, Request, TensorChoice
@@ -116,7 +116,7 @@ class _Chooser:
             return self.output_type, "asked for the output, which the token embeddings serve as", False
         if self.level.name != "MXFP4_MOE" and not self.traits.falcon and _misfits(tensor, default):
             return "Q8_0", f"{_misfit(tensor, default)}, so not {default}", True
-        return (*output_type(self.level.name, default, self.traits), False)
+        return (*type_of_output(self.level.name, default, self.traits), False)
 
     def _mxfp4(self, tensor: Tensor, role: Role) -> tuple[str, str, bool]:
         experts = len(tensor.shape) > 2 and tensor.shape[2] > 1

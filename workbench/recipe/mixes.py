@@ -253,7 +253,7 @@ def mixed_type(level: str, default: str, role: Role, place: Place) -> tuple[str,
 _OUTPUT_IN_Q5_K = VERY_LOW | {"IQ3_XXS"}
 
 
-def output_type(level: str, default: str, traits: Traits) -> tuple[str, str]:
+def type_of_output(level: str, default: str, traits: Traits) -> tuple[str, str]:
     """The type of the output, or of token embeddings that serve as output too, and why ("" for `default`)."""
     if level == "MXFP4_MOE" or traits.falcon:
         chosen = "Q8_0"

@@ -35,7 +35,11 @@ class Traits:
 
 def read_traits(model: Model) -> Traits:
     """The traits of a model; ValidationFailed where its metadata does not say them or makes no sense."""
-    layers = _number(model, "{arch}.block_count", required=model.architecture != "clip")
+    tied = OUTPUT not in model.by_name
+    if model.architecture == "clip":
+        # The vision and audio parts that lie in files of their own; llama.cpp reads no figures of them.
+        return Traits(model.architecture, 0, 0, 0, tied, False)
+    layers = _number(model, "{arch}.block_count", required=True)
     heads = _number(model, "{arch}.attention.head_count")
     kv_heads = _number(model, "{arch}.attention.head_count_kv", heads)
     return Traits(
@@ -43,7 +47,7 @@ def read_traits(model: Model) -> Traits:
         n_layers=_layers_in_memory(model, layers),
         n_experts=_experts(model),
         heads_per_kv=heads // kv_heads if kv_heads else 0,
-        tied_embeddings=OUTPUT not in model.by_name,
+        tied_embeddings=tied,
         shares_values=_shares_values(
             model.architecture, layers - _number(model, "{arch}.nextn_predict_layers"), heads, kv_heads
         ),
