@@ -20,7 +20,7 @@ def value(python: Any) -> Value:
     if isinstance(python, str):
         text = python.encode()
         return Value(8, struct.pack("<Q", len(text)) + text)
-    kind, form = _SCALARS[type(python)]
+    kind, form = (5, "<i") if isinstance(python, int) and python < 0 else _SCALARS[type(python)]
     return Value(kind, struct.pack(form, python))
 
 

@@ -21,7 +21,7 @@ Writable = Callable[[Recipe], bool]
 _Described = tuple[str, tuple[int, ...], str]
 
 SPARE_SHARE = 0.75
-"""A level is comfortable if it takes no more than this share of the usable memory."""
+"""A level is comfortable if it takes no more than this share of the memory where it lies."""
 COMFORTABLE_SPEED = 10.0
 """Tokens a second that are faster than most people read; below it a larger level is not worth its quality."""
 
@@ -140,7 +140,7 @@ class Estimator:
         tables = facts is not None and facts.table_driven
         speed = tokens_per_second(made.footprint, run, placement, machine, table_driven=tables, corrections=corrections)
         source = machine.card.source if machine.card and placement.where == "gpu" else machine.processor.source
-        share = placement.need.total <= SPARE_SHARE * machine.budget.usable
+        modest = placement.need.total <= SPARE_SHARE * machine.budget.room(placement.where)
         return Candidate(
             level=level,
             facts=facts,
@@ -150,7 +150,7 @@ class Estimator:
             tokens_per_second=speed,
             speed_source=source,
             prompt=prompt_class(placement, self._active_weights),
-            comfortable=placement.fits == "yes" and share,
+            comfortable=placement.fits == "yes" and modest,
             writable=made.writable,
             needs_imatrix=made.needs_imatrix,
             notes=_notes(facts, made, placement, machine),

@@ -10,7 +10,7 @@ from .. import text
 from . import data
 from .cache import cache_layout, number
 from .candidates import COMFORTABLE_SPEED, Candidate, Estimator
-from .fit import CARD_MARGIN, Setup
+from .fit import Setup, can_quantize_cache
 from .machine import Machine
 
 USUAL = "Q4_K_M"
@@ -71,8 +71,7 @@ class Facts:
     @property
     def card_budget_bytes(self) -> int:
         """Graphics memory with the margins left out."""
-        budget = self._machine.budget
-        return max(0, budget.vram - CARD_MARGIN * budget.cards)
+        return self._machine.budget.on_cards
 
     @property
     def has_gpu(self) -> bool:
@@ -120,11 +119,16 @@ class Facts:
         """One, or four for serving."""
         return 4 if self.get("goal") == "serve" else 1
 
+    @property
+    def cache_can_be_quantized(self) -> bool:
+        """llama.cpp can keep this model's KV cache in a quantized type."""
+        return can_quantize_cache(self._estimator.model)
+
     @cached_property
     def cache_saves_the_day(self) -> bool:
         """At Q4_K_M the model fits with the KV cache in Q8_0, and does not with F16."""
         setup = self.setup
-        if self._at(USUAL, Setup(setup.context, setup.slots)).fits == "yes":
+        if not self.cache_can_be_quantized or self._at(USUAL, Setup(setup.context, setup.slots)).fits == "yes":
             return False
         return self._at(USUAL, Setup(setup.context, setup.slots, "Q8_0")).fits == "yes"
 
@@ -162,7 +166,12 @@ class Facts:
     @cached_property
     def levels_to_spare(self) -> int:
         """How many steps up from the start level stay comfortable in memory and speed."""
-        return len(climb(self._estimator, self._machine, self.setup, self.start_level))
+        return len(climb(self._estimator, self._machine, self.setup, self.start_level, self.get("goal") == "quality"))
+
+    @property
+    def room_bytes(self) -> int:
+        """Memory where the start level lies: on graphics cards, or all of it."""
+        return self._machine.budget.room(self._at(self.start_level, self.setup).placement.where)
 
     @cached_property
     def _usual(self) -> Candidate:
@@ -174,8 +183,13 @@ class Facts:
         return self._estimator.candidate(level, self._machine, setup)
 
 
-def climb(estimator: Estimator, machine: Machine, setup: Setup, level: str) -> list[Candidate]:
-    """The steps up from `level`, to Q6_K at most, that can be made here, stay comfortable, fast, and where it was."""
+def climb(
+    estimator: Estimator, machine: Machine, setup: Setup, level: str, for_quality: bool = False
+) -> list[Candidate]:
+    """The steps up from `level` that can be made here, stay comfortable, fast, and where it was, to Q6_K at most.
+
+    `for_quality`: to Q8_0, and however slow.
+    """
     if not estimator.levels:
         return []
     start = estimator.candidate(level, machine, setup)
@@ -185,18 +199,18 @@ def climb(estimator: Estimator, machine: Machine, setup: Setup, level: str) -> l
         low = facts[USUAL].ladder or 0
         low -= facts[level].rank > facts[USUAL].rank
     steps = []
-    above = [each for each in facts.values() if each.ladder is not None and low < each.ladder <= _HIGHEST_STEP]
+    highest = facts["Q8_0" if for_quality else "Q6_K"].ladder or 0
+    above = [each for each in facts.values() if each.ladder is not None and low < each.ladder <= highest]
     for each in sorted(above, key=lambda each: each.ladder or 0):
         step = estimator.candidate(each.name, machine, setup)
-        if not (step.comfortable and step.tokens_per_second >= COMFORTABLE_SPEED and step.writable):
+        fast = for_quality or step.tokens_per_second >= COMFORTABLE_SPEED
+        if not (step.comfortable and fast and step.writable):
             break
         if step.placement.where != start.placement.where:
             break
         steps.append(step)
     return steps
 
-
-_HIGHEST_STEP = data.levels()["Q6_K"].ladder or 0
 
 FACT_NAMES = frozenset(
     name

@@ -99,8 +99,9 @@ def footprint(model: Model, recipe: Recipe | None = None) -> Footprint:
     tables = output = embedding = 0
     used = _expert_shares(model, count)
     has_output = "output.weight" in model.by_name
+    alignment = number(model, "general.alignment", _ALIGNMENT) or _ALIGNMENT
     for name, n_bytes in sizes:
-        size = _up(n_bytes, _ALIGNMENT)
+        size = _up(n_bytes, alignment)
         found = _LAYER.match(name)
         if found:
             layer = min(int(found[1]), count - 1)
@@ -245,11 +246,19 @@ class Budget:
         return max(256 * MIB, self.ram // 20)
 
     @property
+    def on_cards(self) -> int:
+        """Graphics memory, margins left out."""
+        return max(0, self.vram - CARD_MARGIN * self.cards)
+
+    @property
     def usable(self) -> int:
         """All of it, margins left out."""
-        cards = max(0, self.vram - CARD_MARGIN * self.cards)
         ram = max(0, self.ram - self.headroom)
-        return max(ram, min(cards, self.ram)) if self.unified else ram + cards
+        return max(ram, min(self.on_cards, self.ram)) if self.unified else ram + self.on_cards
+
+    def room(self, where: str) -> int:
+        """What may be used where a model lies ("gpu", "split" or "cpu"), margins left out."""
+        return self.on_cards if where == "gpu" else self.usable
 
 
 @dataclass(frozen=True)
@@ -276,15 +285,19 @@ class Placement:
 
 
 def place(weights: Footprint, run: Running, budget: Budget) -> Placement:
-    """The placement with the most layers on the cards that fits, or what is missing if none does."""
+    """The placement with the most layers on the cards that fits, or what is missing if none does.
+
+    Into the margin of a card goes only what would not fit otherwise.
+    """
     every = len(weights.layers) + 1
     cards = max(1, budget.cards)
     margin = CARD_MARGIN * cards
     loads = _card_loads(weights, run, cards) if budget.vram else [0]
     most = max((count for count, load in enumerate(loads) if load <= budget.vram - margin), default=0)
-    if budget.vram and most < every and loads[-1] <= budget.vram and not budget.unified:
-        return _placement(weights, run, budget, every, loads, "tight")
-    return _placement(weights, run, budget, most, loads, "")
+    found = _placement(weights, run, budget, most, loads)
+    if found.fits != "yes" and budget.vram and most < every and loads[-1] <= budget.vram and not budget.unified:
+        return _placement(weights, run, budget, every, loads)
+    return found
 
 
 def _card_loads(weights: Footprint, run: Running, cards: int) -> list[int]:
@@ -296,9 +309,7 @@ def _card_loads(weights: Footprint, run: Running, cards: int) -> list[int]:
     return loads
 
 
-def _placement(
-    weights: Footprint, run: Running, budget: Budget, count: int, loads: list[int], verdict: str
-) -> Placement:
+def _placement(weights: Footprint, run: Running, budget: Budget, count: int, loads: list[int]) -> Placement:
     every = len(weights.layers) + 1
     copied = weights.on_card if weights.tied and count else 0
     computes = run.compute * max(1, budget.cards) if count == every else run.compute
@@ -312,7 +323,7 @@ def _placement(
     spare = left - budget.headroom
     if count == every and not budget.unified:
         spare = min(spare, budget.vram - CARD_MARGIN * max(1, budget.cards) - on_cards)
-    fits = "no" if left < 0 else "tight" if spare < 0 or verdict else "yes"
+    fits = "no" if left < 0 else "tight" if spare < 0 else "yes"
     return Placement(need, count, every, on_cards, in_ram, fits, spare)
 
 

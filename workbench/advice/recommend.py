@@ -24,7 +24,6 @@ TOO_SLOW = 3.0
 
 _GOOD = ("lossless", "near lossless", "excellent", "good")
 _FITS = {"yes": 0, "tight": 1, "no": 2}
-_KEPT_BY_SIZE = ("balanced", "speed", "size", "finetune", "serve")
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def conclude(walk: Walk, corrections: Corrections | None = None) -> Advice:
         why=tuple(why),
         candidates=_ranked(rows.values(), chosen),
         formats=formats,
-        settled=_settled(walk),
+        settled=_settled(walk, chosen),
         hints=tuple(_hints(walk, rows, chosen)),
         path=walk.path,
         setup=setup,
@@ -139,10 +138,10 @@ def _choose(walk: Walk, rows: Mapping[str, Candidate], wish: Wish) -> tuple[Cand
             f"{_listed(start)} cannot be taken: {_obstacle(rows, start)}; {chosen.level} is the next that can."
         )
     elif move == "up":
-        steps = climb(walk.estimator, walk.machine, walk.setup, chosen.level)
+        steps = climb(walk.estimator, walk.machine, walk.setup, chosen.level, wish.goal == "quality")
         chosen = steps[-1] if steps else chosen
-    if wish.goal in _KEPT_BY_SIZE and chosen.placement.where == "split":
-        smaller = _smaller_but_faster(rows, chosen)
+    if chosen.placement.where == "split":
+        smaller = _smaller_but_faster(rows, chosen, wish.goal == "quality")
         if smaller:
             reasons.append(_traded(chosen, smaller))
             chosen = smaller
@@ -154,9 +153,13 @@ def _may(row: Candidate) -> bool:
 
 
 def _descend(rows: Mapping[str, Candidate], start: str, machine: Machine) -> Candidate | None:
-    """The next level that fits: good ones with the margins kept, then without, then lower ones in the same order."""
-    order = data.descent()
-    tried = [rows[name] for name in order[order.index(start) :] if name in rows and _may(rows[name])]
+    """The next level that fits: good ones with the margins kept, then without, then lower ones in the same order.
+
+    Levels above `start` come last; they are for programs that cannot make the lower ones.
+    """
+    order, first = data.descent(), data.descent().index(start)
+    names = [*order[first:], *reversed(order[:first])]
+    tried = [rows[name] for name in names if name in rows and _may(rows[name])]
     if not (machine.fast_simd or machine.card):
         tried = [row for row in tried if row.facts and not row.facts.table_driven] or tried
     for good in (True, False):
@@ -168,21 +171,31 @@ def _descend(rows: Mapping[str, Candidate], start: str, machine: Machine) -> Can
 
 
 def _is_good(row: Candidate) -> bool:
-    return row.facts is not None and row.facts.quality in _GOOD
+    return _quality(row) in _GOOD
 
 
-def _smaller_but_faster(rows: Mapping[str, Candidate], chosen: Candidate) -> Candidate | None:
-    """A good level that lies on the card altogether, or one of at least fair quality that makes a crawl bearable."""
+def _smaller_but_faster(rows: Mapping[str, Candidate], chosen: Candidate, for_quality: bool) -> Candidate | None:
+    """A good level (`for_quality`: a nearly lossless one) that lies on the card altogether, if there is one.
+
+    Otherwise, where `chosen` crawls and quality is not all, one of at least fair quality that is fast enough, or
+    half as fast again.
+    """
     order = data.descent()
     if chosen.level not in order:
         return None
     below = [rows[name] for name in order[order.index(chosen.level) + 1 :] if name in rows and _may(rows[name])]
-    below = [row for row in below if row.fits == "yes"]
-    whole = next((row for row in below if _is_good(row) and row.placement.where == "gpu"), None)
-    if whole or chosen.tokens_per_second >= TOO_SLOW:
+    below = [row for row in below if row.fits == "yes" and row.facts]
+    classes = _GOOD[:2] if for_quality else _GOOD
+    whole = next((row for row in below if _quality(row) in classes and row.placement.where == "gpu"), None)
+    if whole or for_quality or chosen.tokens_per_second >= TOO_SLOW:
         return whole
-    fair = [row for row in below if _is_good(row) or (row.facts and row.facts.quality == "fair")]
-    return next((row for row in fair if row.tokens_per_second >= TOO_SLOW), None)
+    fair = [row for row in below if _quality(row) in (*_GOOD, "fair")]
+    enough = next((row for row in fair if row.tokens_per_second >= TOO_SLOW), None)
+    return enough or next((r for r in fair if r.tokens_per_second >= 1.5 * chosen.tokens_per_second), None)
+
+
+def _quality(row: Candidate) -> str:
+    return row.facts.quality if row.facts else ""
 
 
 def _traded(chosen: Candidate, smaller: Candidate) -> str:
@@ -205,6 +218,8 @@ def _why(walk: Walk, row: Candidate, reasons: Sequence[str], formats: Sequence[F
     trained = walk.facts.trained_context
     if trained and walk.setup.context > trained:
         why.append(f"The model was trained with {trained:,} tokens; beyond them its answers may fall apart.")
+    if walk.setup.kv_type != "F16" and not walk.facts.cache_can_be_quantized:
+        why.append(f"llama.cpp cannot keep this model's KV cache in {walk.setup.kv_type}; it takes F16.")
     if walk.estimator.model.architecture in ENCODERS:
         why.append("This model turns text into numbers (embeddings); it cannot chat.")
     why += walk.machine.notes
@@ -266,11 +281,11 @@ def _formats(walk: Walk) -> tuple[Format, ...]:
     return tuple(data.formats()[key] for key in keys)
 
 
-def _settled(walk: Walk) -> tuple[Settled, ...]:
-    facts = walk.facts
+def _settled(walk: Walk, chosen: Candidate | None) -> tuple[Settled, ...]:
+    facts, outcome = walk.facts, {"chosen_is_good": chosen is not None and _is_good(chosen)}
     settled = []
     for each in data.disagreements():
-        decision = next(d for d in each.decisions if d.condition.evaluate(facts.get))
+        decision = next(d for d in each.decisions if d.condition.evaluate(lambda n: outcome.get(n, facts.get(n))))
         settled.append(Settled(each.topic, each.claims, facts.words(decision.text)))
     return tuple(settled)
 
@@ -316,9 +331,11 @@ def _shorter_context(walk: Walk, rows: Mapping[str, Candidate]) -> list[str]:
 
 def _smaller_cache(walk: Walk, rows: Mapping[str, Candidate]) -> list[str]:
     level, setup = _target(rows), walk.setup
+    if setup.kv_type != "F16" or not walk.facts.cache_can_be_quantized:
+        return []
     for kind in ("Q8_0", "Q4_0"):
         quantized = Setup(setup.context, setup.slots, kind)
-        if setup.kv_type == "F16" and walk.estimator.candidate(level, walk.machine, quantized).fits == "yes":
+        if walk.estimator.candidate(level, walk.machine, quantized).fits == "yes":
             return [f"With the KV cache in {kind} {level} fits."]
     return []
 
