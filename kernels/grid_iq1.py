@@ -102,7 +102,7 @@ class _IQ1(GridCodec):
         states |= np.where(_rounds_to(level, centred, half), 0, BORDER).astype(np.uint16)
         states[np.tile(shift < 0, len(down))] = grid.first_state
         importance = group_wise(weight, 8)
-        point, unsure = likely_points(grid, states[:, None], centred, importance, half[None])
+        point, unsure = likely_points(grid, states[:, None], centred, importance, np.ones(1, np.float32), half)
         point = point.reshape(groups)
         for which, values in enumerate(_VALUES.T):
             here = unsure[moved_down[unsure] == bool(which)]

@@ -68,28 +68,23 @@ def states(book: Book, x: Floats, inverse: Floats) -> States:
     Returns:
         uint16 (groups,).
     """
-    group, groups = x.shape
-    columns = x.reshape(group, -1, len(inverse))
-    state = np.zeros(columns.shape[1:], np.uint32)
-    border = np.zeros(columns.shape[1:], np.float32)
-    top = np.uint32(_ZERO + book.levels - 1)
-    for weight in reversed(range(group)):
-        value = columns[weight] * inverse
-        value -= np.float32(1)
-        shifted = value + _ROUND_HALF
-        value -= shifted - _ROUND_HALF
-        np.abs(value, out=value)
-        np.maximum(border, value, out=border)
-        bits = shifted.view(np.uint32)
-        bits &= _MANTISSA
-        np.maximum(bits, np.uint32(_ZERO), out=bits)
-        np.minimum(bits, top, out=bits)
-        state *= np.uint32(book.levels)
-        state += bits
-    state -= np.uint32(_ZERO * ((book.levels**group - 1) // (book.levels - 1)) & 0xFFFFFFFF)
-    inner = border < _BORDER_FROM
-    packed: States = (state + np.uint32(BORDER) * ~inner).astype(np.uint16).reshape(groups)
-    return packed
+    value = (x.reshape(book.group, -1, len(inverse)) * inverse).reshape(x.shape)
+    value -= np.float32(1)
+    shifted = value + _ROUND_HALF
+    value -= shifted - _ROUND_HALF
+    np.abs(value, out=value)
+    border = np.maximum.reduce(value, axis=0) >= _BORDER_FROM
+    bits = shifted.view(np.uint32)
+    bits &= _MANTISSA
+    np.maximum(bits, np.uint32(_ZERO), out=bits)
+    np.minimum(bits, np.uint32(_ZERO + book.levels - 1), out=bits)
+    bits -= np.uint32(_ZERO)
+    state: States = bits[-1].astype(np.uint16)
+    for level in bits[-2::-1]:
+        state *= np.uint16(book.levels)
+        state += level.astype(np.uint16)
+    state[border] |= np.uint16(BORDER)
+    return state
 
 
 @dataclass(frozen=True)
@@ -154,36 +149,28 @@ def ladder_states(book: Book, x: Floats, ladder: Floats, top: Floats) -> States:
     state = words.view(np.uint16)
     again = np.flatnonzero(unclear)
     if again.size:
-        some = x.take(again, axis=1)
-        for step, rung in enumerate(np.pad(ladder, (0, state.shape[1] - len(ladder)), mode="edge")):
-            state[again, step] = states(book, some, (rung / top)[again % len(top)])
+        rungs = np.pad(ladder, (0, state.shape[1] - len(ladder)), mode="edge")
+        some = np.repeat(x.take(again, axis=1), len(rungs), axis=1)
+        inverse = rungs / top[again % len(top)][:, None]
+        state[again] = states(book, some, inverse.reshape(-1)).reshape(-1, len(rungs))
     return state
 
 
-def nearest_points(book: Book, state: States, x: Floats, weight: Floats, scale: Floats) -> Points:
+def likely_points(
+    book: Book, state: States, x: Floats, weight: Floats, ladder: Floats, top: Floats
+) -> tuple[Points, Ints]:
     """Grid point of each group at each step: the state itself, or else the best of its neighbour list.
-
-    Args and result as for `likely_points`.
-    """
-    point, unsure = likely_points(book, state, x, weight, scale)
-    group, step = np.divmod(unsure, point.shape[1])
-    s = scale[step, group % scale.shape[1]]
-    point.reshape(-1)[unsure] = settled(book, book.odd, state.reshape(-1)[unsure], x, weight, group, s)
-    return point
-
-
-def likely_points(book: Book, state: States, x: Floats, weight: Floats, scale: Floats) -> tuple[Points, Ints]:
-    """Grid point of each group at each step, and the flat positions where rounding errors may decide otherwise.
 
     Args:
         book: the code book.
         state: (groups, steps) from `states`.
         x: group-wise weights (group, groups).
         weight: group-wise importance (group, groups).
-        scale: descending over the steps, (steps, blocks).
+        ladder: (steps,), ascending.
+        top: (blocks,); the scale is top / ladder.
 
     Returns:
-        int16 (groups, steps), and intp positions in it.
+        int16 (groups, steps), and intp flat positions in it where rounding errors may decide otherwise.
     """
     groups, steps = state.shape
     begins = np.ones((groups, steps), bool)
@@ -194,27 +181,24 @@ def likely_points(book: Book, state: States, x: Floats, weight: Floats, scale: F
     bare = run_state & np.uint16(BORDER - 1)
     run_point = book.index[bare]
     off = np.flatnonzero(run_point < 0)
-    # Runs of one table beside one another, those of one step last; border states, last of all, use no table.
-    kind = np.where(run_state[off] < BORDER, book.table_of[bare[off]] * 2 + (length[off] == 1), 255).astype(np.uint8)
+    # Runs of one table stand beside one another; border states, last of all, use no table.
+    kind = np.where(run_state[off] < BORDER, book.table_of[bare[off]], 255).astype(np.uint8)
     order = off[np.argsort(kind, kind="stable")]
     bounds = np.concatenate([[0], np.cumsum(np.bincount(kind, minlength=256))])
     bordering = order[bounds[255] :]
-    unsure = [np.repeat(at[bordering], length[bordering]) + _counting(length[bordering])]
-    changes = []
+    search = _RunSearch(ladder, top)
+    search.unsure.append(_positions(at[bordering], length[bordering]))
     for number, table in enumerate(book.tables):
-        stride = max(_SCRATCH // len(table.members), 1)
-        for low in range(bounds[2 * number], bounds[2 * number + 2], stride):
-            part = order[low : min(low + stride, bounds[2 * number + 2])]
-            longer = max(min(bounds[2 * number + 1] - low, len(part)), 0)
-            runs = _Runs(at[part], length[part], longer, book.column_of[bare[part]], steps)
-            lines = _lines(table, runs, x, weight)
-            run_point[part], changed, open_positions = _along_runs(lines, runs, scale)
-            changes += changed
-            unsure += open_positions
+        stride = max(_SCRATCH // (book.group * len(table.members)), 1)
+        for low in range(bounds[number], bounds[number + 1], stride):
+            part = order[low : min(low + stride, bounds[number + 1])]
+            group, step = np.divmod(at[part], steps)
+            lines = _lines(table, book.column_of[bare[part]], x.take(group, axis=1), weight.take(group, axis=1))
+            run_point[part] = search.follow(lines, _Runs(at[part], length[part], step, top[group % len(top)]))
     point = np.repeat(run_point, length)
-    for positions, points in changes:
+    for positions, points in search.changes:
         point[positions] = points
-    return point.reshape(groups, steps), np.concatenate(unsure)
+    return point.reshape(groups, steps), np.concatenate(search.unsure)
 
 
 @dataclass(frozen=True)
@@ -224,88 +208,154 @@ class _Runs:
     Attributes:
         at: flat position of the first step in (groups, steps), (runs,).
         length: (runs,).
-        longer: how many runs have more than one step; they come first.
-        column: column of the table, (runs,).
-        steps: steps of the ladder.
+        step: first step, (runs,).
+        top: scale times rung of the ladder, (runs,).
     """
 
     at: Ints
     length: Ints
-    longer: int
-    column: Ints
-    steps: int
+    step: Ints
+    top: Floats
+
+    def __getitem__(self, which: Ints) -> _Runs:
+        return _Runs(self.at[which], self.length[which], self.step[which], self.top[which])
 
 
 @dataclass(frozen=True)
 class _Lines:
-    """d2 / s of each neighbour of each run is s C - B2 + energy / s.
+    """d2 / s of each neighbour of each run, as s C - B2 + energy / s.
 
     Attributes:
-        C: sum w q^2, (length, runs).
-        B2: 2 sum w q x, (length, runs).
+        C: sum w q^2, (neighbours, runs).
+        B2: 2 sum w q x, (neighbours, runs).
         energy: sum w x^2, (runs,).
-        table: the neighbours.
-        column: columns of the table, (runs,).
+        members: grid indices of the neighbours, (neighbours, lists).
+        column: which list, (runs,).
     """
 
     C: Floats
     B2: Floats
     energy: Floats
-    table: Table
+    members: Points
     column: Ints
 
-    def only(self, runs: Ints) -> _Lines:
-        """The lines of some of the runs."""
-        return _Lines(
-            self.C.take(runs, axis=1), self.B2.take(runs, axis=1), self.energy[runs], self.table, self.column[runs]
-        )
+    def __getitem__(self, which: Ints) -> _Lines:
+        C, B2 = self.C.take(which, axis=1), self.B2.take(which, axis=1)
+        return _Lines(C, B2, self.energy[which], self.members, self.column[which])
 
-    def best(self, s: Floats) -> tuple[Points, Mask]:
-        """Best neighbour of the first len(s) runs at their scales s, and whether it is sure to be."""
-        count = len(s)
-        score = self.C[:, :count] * s
-        score -= self.B2[:, :count]
-        low = score.min(axis=0)
-        energy = self.energy[:count]
-        bound = energy / s
-        bound *= 5 * _ERROR
-        bound += np.abs(low) * (2 * _ERROR)
-        bound += low
-        near = (score <= bound).view(np.uint8)
-        sure = (np.add.reduce(near, axis=0, dtype=np.uint8) == 1) & (energy > _SMALL) & (energy < _LARGE)
+    def scores(self, s: Floats) -> Floats:
+        """d2 / s - energy / s of each neighbour at the scales s, (runs,)."""
+        score = self.C * s
+        score -= self.B2
+        return score
+
+    def error(self, s: Floats, score: Floats) -> Floats:
+        """Twice the rounding error of scores around `score`, (runs,), and of the reference's d2 / s."""
+        error = self.energy / s
+        error *= 5 * _ERROR
+        error += np.abs(score) * (2 * _ERROR)
+        return error
+
+    def best(self, s: Floats) -> tuple[Ints, Mask]:
+        """Rank of the best neighbour at the scales s, and whether it is sure to be."""
+        score = self.scores(s)
+        low = np.minimum.reduce(score, axis=0)
+        near = (score <= low + self.error(s, low)).view(np.uint8)
+        sure = np.add.reduce(near, axis=0, dtype=np.uint8) == 1
+        sure &= (self.energy > _SMALL) & (self.energy < _LARGE)
         near *= np.arange(len(near), dtype=np.uint8)[:, None]
-        rank = np.maximum.reduce(near, axis=0)
-        lists = self.table.members.shape[1]
-        return self.table.members.reshape(-1).take(rank * np.intp(lists) + self.column[:count]), sure
+        return np.maximum.reduce(near, axis=0).astype(np.intp), sure
+
+    def points(self, rank: Ints) -> Points:
+        """Grid indices of the neighbours of these ranks, (runs,)."""
+        points: Points = self.members.reshape(-1).take(rank * self.members.shape[1] + self.column)
+        return points
 
 
-def _along_runs(lines: _Lines, runs: _Runs, scale: Floats) -> tuple[Points, list[tuple[Ints, Points]], list[Ints]]:
-    """Follow the best neighbour along runs; lines cross but once, so that equal ends mean no change between them.
+def _lines(table: Table, column: Ints, x: Floats, weight: Floats) -> _Lines:
+    q = table.odd.take(column, axis=2)
+    wq = q * weight[:, None]
+    q *= wq
+    C = np.add.reduce(q, axis=0)
+    wx = weight * x
+    wq *= (x * np.float32(2))[:, None]
+    B2 = np.add.reduce(wq, axis=0)
+    wx *= x
+    return _Lines(C, B2, np.add.reduce(wx, axis=0), table.members, column)
 
-    Returns:
-        The point at the start of each run; positions where another one is best, with it; positions left unsure.
+
+class _RunSearch:
+    """Follows the best neighbour along runs, and collects where it changes and where it is not sure.
+
+    Attributes:
+        changes: flat positions, with the points that are best there instead of the run's first.
+        unsure: flat positions that need the reference's own sums.
     """
-    blocks = scale.shape[1]
-    flat_scale = scale.reshape(-1)
-    group, step = np.divmod(runs.at, runs.steps)
-    source = step * blocks + group % blocks
-    first, sure_first = lines.best(flat_scale.take(source))
-    last_step = (runs.length - 1)[: runs.longer]
-    last, sure_last = lines.best(flat_scale.take(source[: runs.longer] + last_step * blocks))
-    unsure = [runs.at[~sure_first], runs.at[: runs.longer][~sure_last] + last_step[~sure_last]]
-    mixed = np.flatnonzero(~((first[: runs.longer] == last) & sure_first[: runs.longer] & sure_last))
-    if not len(mixed):
-        return first, [], unsure
-    mixed = mixed[np.argsort(-runs.length[mixed], kind="stable")]
-    at, length, source = runs.at[mixed], runs.length[mixed], source[mixed]
-    changes = [(at + length - 1, last[mixed])]
-    lines = lines.only(mixed)
-    for later in range(1, int(length[0]) - 1):
-        active = int(np.searchsorted(-length, -later - 1, side="left"))
-        points, sure = lines.best(flat_scale.take(source[:active] + later * blocks))
-        changes.append((at[:active] + later, points))
-        unsure.append(at[:active][~sure] + later)
-    return first, changes, unsure
+
+    def __init__(self, ladder: Floats, top: Floats) -> None:
+        self._ladder = ladder
+        self.changes: list[tuple[Ints, Points]] = []
+        self.unsure: list[Ints] = []
+
+    def follow(self, lines: _Lines, runs: _Runs) -> Points:
+        """Best neighbour at the first step of each run.
+
+        Two lines cross but once. So where a run begins and ends with one best neighbour, it has no other; where they
+        differ, and no third line comes close to the crossing, the change is there.
+        """
+        first, sure = lines.best(runs.top / self._ladder.take(runs.step))
+        self.unsure.append(runs.at[~sure])
+        if len(self._ladder) == 1:
+            return lines.points(first)
+        last, last_sure = lines.best(runs.top / self._ladder.take(runs.step + runs.length - 1))
+        sure &= last_sure
+        changing = np.flatnonzero((first != last) & sure)
+        if changing.size:
+            crossing = self._cross(lines[changing], runs[changing], first[changing], last[changing])
+            sure[changing[~crossing]] = False
+        open_ = np.flatnonzero(~sure & (runs.length > 1))
+        if open_.size:
+            self._step(lines, runs, open_)
+        return lines.points(first)
+
+    def _cross(self, lines: _Lines, runs: _Runs, first: Ints, last: Ints) -> Mask:
+        """Record the change from one neighbour to another; False for runs where there is more to it."""
+        place = np.arange(len(first))
+        C, B2 = lines.C[first, place], lines.B2[first, place]
+        slope = lines.C[last, place] - C
+        s = (lines.B2[last, place] - B2) / slope
+        score = s * C - B2
+        error = lines.error(s, score)
+        near = (lines.scores(s) <= score + 2 * error).view(np.uint8)
+        simple: Mask = np.add.reduce(near, axis=0, dtype=np.uint8) == 2
+        reach = 2 * error / slope
+        # Steps from `cut` on have changed; those before `clear` are within rounding of the crossing.
+        last_step = runs.step + runs.length - 1
+        cut = np.clip(np.searchsorted(self._ladder, runs.top / (s + reach)), runs.step + 1, last_step)
+        clear = np.clip(np.searchsorted(self._ladder, runs.top / (s - reach), side="right"), cut, last_step)
+        begin = (runs.at + cut - runs.step)[simple]
+        size = (last_step + 1 - cut)[simple]
+        self.changes.append((_positions(begin, size), np.repeat(lines.points(last)[simple], size)))
+        self.unsure.append(_positions(begin, (clear - cut)[simple]))
+        return simple
+
+    def _step(self, lines: _Lines, runs: _Runs, which: Ints) -> None:
+        """Search all later steps of some runs one by one."""
+        size = runs.length[which] - 1
+        run = np.repeat(which, size)
+        step = _positions(runs.step[which] + 1, size)
+        for part in _slices(len(run), max(_SCRATCH // len(lines.C), 1)):
+            these = run[part]
+            some = lines[these]
+            rank, sure = some.best(runs.top[these] / self._ladder.take(step[part]))
+            at = runs.at[these] + step[part] - runs.step[these]
+            self.changes.append((at, some.points(rank)))
+            self.unsure.append(at[~sure])
+
+
+def _positions(begin: Ints, length: Ints) -> Ints:
+    """begin, begin + 1, ... of each run in turn."""
+    return np.repeat(begin, length) + _counting(length)
 
 
 def _counting(lengths: Ints) -> Ints:
@@ -313,22 +363,8 @@ def _counting(lengths: Ints) -> Ints:
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
-def _lines(table: Table, runs: _Runs, x: Floats, weight: Floats) -> _Lines:
-    group = runs.at // runs.steps
-    C = np.zeros((len(table.members), len(group)), np.float32)
-    B2 = np.zeros_like(C)
-    energy = np.zeros(len(group), np.float32)
-    for odd, values, weights in zip(table.odd, x, weight, strict=True):
-        q, xi, w = odd.take(runs.column, axis=1), values.take(group), weights.take(group)
-        wq = q * w
-        q *= wq
-        C += q
-        w *= xi
-        wq *= xi * np.float32(2)
-        B2 += wq
-        w *= xi
-        energy += w
-    return _Lines(C, B2, energy, table, runs.column)
+def _slices(size: int, most: int) -> list[slice]:
+    return [slice(low, low + most) for low in range(0, size, most)]
 
 
 def settled(book: Book, values: Floats, state: States, x: Floats, weight: Floats, group: Ints, scale: Floats) -> Points:
@@ -446,19 +482,23 @@ def search(
     columns, importance = group_wise(x, book.group), group_wise(np.sqrt(weight), book.group)
     state = ladder_states(book, columns, ladder, top)
     filled = np.pad(ladder, (0, state.shape[1] - len(ladder)), mode="edge")
-    point = nearest_points(book, state, columns, importance, np.float32(1) / (filled[:, None] / top))
+    point, unsure = likely_points(book, state, columns, importance, filled, top)
+    group, step = np.divmod(unsure, len(filled))
+    exact_scale = np.float32(1) / (filled[step] / top[group % blocks])
+    at = (group, step)
+    point[at] = settled(book, book.odd, state[at], columns, importance, group, exact_scale)
     by_step = np.ascontiguousarray(point.T).reshape(len(filled), -1, blocks)
     wx = weight * x
     scale, best, chosen = start.copy(), np.zeros(blocks, np.float32), np.full(blocks, -1)
-    for step, points in enumerate(by_step[: len(ladder)]):
+    for rung, points in enumerate(by_step[: len(ladder)]):
         sumqx, sumq2 = _sums(book, points, weight, wx)
         better = (sumq2 > 0) & (sumqx * sumqx > best * sumq2)
         np.divide(sumqx, sumq2, out=scale, where=better)
         np.multiply(scale, sumqx, out=best, where=better)
-        chosen[better] = step
-    at = (np.maximum(chosen, 0), slice(None), np.arange(blocks))
-    points = np.where(chosen < 0, book.index[0], by_step[at].T)
-    last = state.reshape(-1, blocks, len(filled))[:, np.arange(blocks), at[0]] & np.uint16(BORDER - 1)
+        chosen[better] = rung
+    step = np.maximum(chosen, 0)
+    points = np.where(chosen < 0, book.index[0], by_step[step, :, np.arange(blocks)].T)
+    last = state.reshape(-1, blocks, len(filled))[:, np.arange(blocks), step] & np.uint16(BORDER - 1)
     off = (book.index[last] < 0) & (chosen >= 0)
     if redo != "off":
         off[:] = off.any(axis=0) | (chosen < 0) | (redo == "all")
@@ -473,8 +513,11 @@ def _move(book: Book, fit: Fit, off: Mask, x: Floats, importance: Floats, weight
     scale = np.where(moved, fit.scale, np.float32(1))
     state = states(book, x, np.float32(1) / scale)
     state[~off.reshape(-1)] = book.first_state
-    near = nearest_points(book, state[:, None], x, importance, scale[None]).reshape(off.shape)
-    points = np.where(off, near, fit.point)
+    near, unsure = likely_points(book, state[:, None], x, importance, np.ones(1, np.float32), scale)
+    near = near.reshape(-1)
+    exact_scale = scale[unsure % len(scale)]
+    near[unsure] = settled(book, book.odd, state[unsure], x, importance, unsure, exact_scale)
+    points = np.where(off, near.reshape(off.shape), fit.point)
     sumqx, sumq2 = _sums(book, points, weight, wx)
     solved = fit.scale.copy()
     np.divide(sumqx, sumq2, out=solved, where=moved & (sumq2 > 0))
