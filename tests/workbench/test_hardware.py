@@ -160,6 +160,20 @@ def test_docker_with_groups_v1_and_half_a_core(tmp_path):
     assert (hardware.cpu.physical_cores, hardware.cpu.logical_cores) == (2, 4)
 
 
+def test_a_group_inside_the_container_counts_too(tmp_path):
+    """The kernel names it by the host's path; below the mount it is only the part after the container's own."""
+    root = unpack("docker_v1", tmp_path)
+    groups = root / "proc/self/cgroup"
+    groups.write_text(groups.read_text().replace("memory:/docker/4f1d", "memory:/docker/4f1d/inner"))
+    inner = root / "sys/fs/cgroup/memory/inner"
+    inner.mkdir()
+    (inner / "memory.limit_in_bytes").write_text("1073741824\n")
+    (inner / "memory.usage_in_bytes").write_text("1000000000\n")
+    memory = look(root).memory
+    assert (memory.limit, memory.usable) == (GIB, 1073741824 - 1000000000)
+    assert memory.limit_source.endswith("/memory/inner")
+
+
 def test_groups_v2_count_every_ancestor(tmp_path):
     hardware = recorded("nested_v2", tmp_path)
     assert hardware.environment == "kubernetes"

@@ -368,6 +368,9 @@ def test_full_disk_goes_on_without_saving_and_catches_up(store, path, monkeypatc
     ProfileStore(path).update(lambda p: replace(p, keys={"quit": "x"}))
     assert store.update(lambda p: p).saved
     assert ProfileStore(path).read().profile == Profile(theme="dusk", recent_models=("m",), keys={"quit": "x"})
+    # Once saved, it is no longer ours to insist on.
+    ProfileStore(path).update(set_theme("dawn"))
+    assert store.read().profile.theme == "dawn"
 
 
 def test_home_that_cannot_be_written(tmp_path):
