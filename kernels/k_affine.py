@@ -40,9 +40,9 @@ class Q2K(SuperBlocks):
 
     def _pack(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
         if importance is None:
-            search = AffineSearch(3, first=-0.5, step=0.1, steps=15, absolute=True)
+            search = AffineSearch(3, first=-0.5, step=0.1, steps=15, absolute=True, leap=True)
         else:
-            search = AffineSearch(3, first=-0.9, step=0.05, steps=36)
+            search = AffineSearch(3, first=-0.9, step=0.05, steps=36, leap=True)
         fits = []
         for tile in tiles(len(blocks)):
             x = to_columns(blocks[tile], 16)
@@ -90,7 +90,7 @@ class Q45K(SuperBlocks):
         if importance is None:
             search = AffineSearch(nmax, first=self.first, step=0.1, steps=self.steps)
         else:
-            search = AffineSearch(nmax, first=-0.9, step=0.05, steps=36)
+            search = AffineSearch(nmax, first=-0.9, step=0.05, steps=36, leap=True)
         fits = []
         for tile in tiles(len(blocks)):
             x = to_columns(blocks[tile], 32)

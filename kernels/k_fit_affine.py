@@ -5,7 +5,6 @@ Every float32 operation and sum happens in C's order (`make_qkx2_quants` and `ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +14,10 @@ from .k_columns import ROUNDABLE, aligned, clip, dot, dot3, nearest
 from .registry import Floats
 
 Indices = npt.NDArray[np.intp]
-_NONE: Indices = np.empty(0, np.intp)
 
-Rounding = Callable[..., object]
-"""`np.rint`, or what C does with values too large for it."""
+
+_FEW = 256
+"""Columns that are not worth taking out. (And numpy adds a single column in another order.)"""
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,10 @@ class Affine:
 
     def levels(self, x: Floats, nmax: int) -> Floats:
         """The levels (s, n) of the step that won."""
-        levels = np.empty_like(x)
-        _affine_levels(x, self.base, self.inverse, nmax, _round_as_c, levels)
-        return levels
+        levels = nearest((x - self.base) * self.inverse).astype(np.float32)
+        return np.clip(levels, np.float32(0), np.float32(nmax), out=levels)
 
-    def __getitem__(self, which: np.ndarray) -> Affine:
+    def __getitem__(self, which: Indices) -> Affine:
         return Affine(self.scale[which], self.minimum[which], self.base[which], self.inverse[which])
 
 
@@ -54,105 +52,162 @@ class AffineSearch:
     with min <= 0. The best so far is kept, and its minimum is where the next step starts to divide: steps cannot be
     reordered. `absolute` compares the sum of |difference| instead of its square.
 
-    The object is for one tile after another: it keeps its scratch, 2 s + 4 steps + 20 floats a column.
+    A step whose levels are those of the last step, from the same base, cannot be better. With `leap` each column goes
+    straight to the first step where one of its levels changes; columns at the end of their steps are taken out as
+    soon as they are half of all.
+
+    The object is for one tile after another: it keeps 2 s floats a column of scratch.
     """
 
-    def __init__(self, nmax: int, *, first: float, step: float, steps: int, absolute: bool = False) -> None:
-        self._nmax = nmax
+    def __init__(
+        self, nmax: int, *, first: float, step: float, steps: int, absolute: bool = False, leap: bool = False
+    ) -> None:
+        self._nmax, self._first, self._step = np.float32(nmax), np.float32(first), np.float32(step)
+        self._last = np.float32(steps)
         self._absolute = absolute
-        parts = np.float32(first) + np.float32(step) * np.arange(steps + 1, dtype=np.float32) + np.float32(nmax)
-        # The plain division of the range comes first, and is not fitted.
-        self._parts = [np.float32(nmax), *parts]
-        self._shape = (0, 0)
+        self._leap = leap
+        self._scratch = aligned((2, 0, 0))
 
-    def _make_scratch(self, shape: tuple[int, int]) -> None:
-        n = shape[1]
-        self._shape = shape
-        self._levels, self._weighted = aligned(shape), aligned(shape)
-        # What each step tried.
-        self._inverse, self._scale, self._minimum, self._base = (aligned((len(self._parts), n)) for _ in range(4))
-        self._sums, self._products, self._numerators = aligned((4, n)), aligned((2, n)), aligned((2, n))
-
-    def __call__(self, x: Floats, weights: Floats, rounding: Rounding = np.rint) -> Affine:
+    def __call__(self, x: Floats, weights: Floats) -> Affine:
         """The best fit of each column of x, weights (s, n) >= 0."""
-        if x.shape != self._shape:
-            self._make_scratch((len(x), x.shape[1]))
-        low, high = np.minimum.reduce(x, axis=0), np.maximum.reduce(x, axis=0)
+        if x.shape != self._scratch.shape[1:]:
+            self._scratch = aligned((2, *x.shape))
+        scratch = self._scratch
+        # Rows of `given`: least, largest, W, Sx, and room for Sl, Sll, Sxl. Rows of `best`, the best trial: error,
+        # scale, inverse, minimum, and the base it divided from. `t` is the next step of each column.
+        given, best = self._plain_range(x, weights, scratch[0])
+        flat = np.flatnonzero(best[0] < 0)
+        found, columns = aligned((4, x.shape[1])), np.arange(x.shape[1])
+        t = np.zeros(x.shape[1] if self._leap else 1, np.float32)
+        while len(columns):
+            base = best[3]
+            trial, following = self._trial(x, weights, given, base, t, scratch)
+            better = trial[0] < best[0]
+            better &= t <= self._last
+            at = better.nonzero()[0]
+            best[4, at] = base[at]
+            for kept, tried in zip(best[:4], trial, strict=True):
+                kept[at] = tried[at]
+            if self._leap:
+                following[at] = t[at] + 1
+            t = following
+            going = t <= self._last
+            left = np.count_nonzero(going)
+            if 2 * left > len(t) or (left and len(t) < _FEW):
+                continue
+            found[:, columns] = best[1:]
+            stay = going.nonzero()[0]
+            if not self._leap:
+                break
+            columns, t, given, best = columns[stay], t[stay], given.take(stay, axis=1), best.take(stay, axis=1)
+            x, weights = x.take(stay, axis=1), weights.take(stay, axis=1)
+            scratch = self._scratch.reshape(-1)[: 2 * x.size].reshape(2, *x.shape)
+        scale, inverse, minimum, base = found
+        scale[flat] = 0
+        return Affine(scale, -minimum, base, inverse)
+
+    def _plain_range(self, x: Floats, weights: Floats, levels: Floats) -> tuple[Floats, Floats]:
+        """What stays fixed of each column, and the first trial: from the least value (or 0) to the largest, no fit."""
+        given, best = aligned((7, x.shape[1])), aligned((5, x.shape[1]))
+        low, high = given[:2]
+        np.minimum.reduce(x, axis=0, out=low)
+        np.maximum.reduce(x, axis=0, out=high)
         base = np.minimum(low, np.float32(0))
         # A flat column is 0 above its base, in any range; it must not divide by zero, and nothing improves it.
         flat = np.flatnonzero(high <= base)
         high[flat] = 1
-        sum_w = np.add.reduce(weights, axis=0)
-        dot(weights, x, out=self._sums[3])
-        won = np.zeros(len(low), np.uint8)
-        for t, parts in enumerate(self._parts):
-            self._base[t] = base
-            np.subtract(high, base, out=self._inverse[t])
-            np.divide(parts, self._inverse[t], out=self._inverse[t])
-            _affine_levels(x, base, self._inverse[t], self._nmax, rounding, self._levels)
-            if t == 0:
-                np.divide(np.float32(1), self._inverse[0], out=self._scale[0])
-                self._minimum[0] = base
-                error = self._error(x, weights, 0)
-                error[flat] = -1
-                continue
-            invalid = self._fit(x, weights, sum_w, t)
-            trial_error = self._error(x, weights, t)
-            trial_error[invalid] = np.inf
-            better = trial_error < error
-            np.fmin(error, trial_error, out=error)
-            np.copyto(base, self._minimum[t], where=better)
-            np.maximum(won, better.view(np.uint8) * np.uint8(t), out=won)
-        farthest = (low - self._base) * self._inverse
-        if rounding is np.rint and not max(farthest.max(), -farthest.min()) <= ROUNDABLE:
-            return self(x, weights, _round_as_c)
-        winner = (won.astype(np.intp), np.arange(len(won)))
-        scale = self._scale[winner]
-        scale[flat] = 0
-        return Affine(scale, -self._minimum[winner], self._base[winner], self._inverse[winner])
+        np.add.reduce(weights, axis=0, out=given[2])
+        dot(weights, x, out=given[3])
+        best[3:] = base
+        np.divide(self._nmax, high - base, out=best[2])
+        np.divide(np.float32(1), best[2], out=best[1])
+        self._divide(x, low, base, best[2], levels)
+        np.rint(levels, out=levels)
+        self._error(x, weights, levels, best)
+        best[0, flat] = -1
+        return given, best
 
-    def _fit(self, x: Floats, weights: Floats, sum_w: Floats, t: int) -> Indices:
-        """Scale and minimum of step t from its levels; the columns for which there are none."""
-        # Rows Sll, Sxl, Sl, Sx: so arranged, D and the scale's numerator are W * (Sll, Sxl) - Sl * (Sl, Sx).
-        sum_l2, sum_xl, sum_l, sum_x = self._sums
-        D, numerator = self._numerators
-        scale, minimum, spare = self._scale[t], self._minimum[t], self._products[0]
-        np.multiply(weights, self._levels, out=self._weighted)
-        np.add.reduce(self._weighted, axis=0, out=sum_l)
-        dot(self._weighted, self._levels, out=sum_l2)
-        dot(self._weighted, x, out=sum_xl)
-        np.multiply(self._sums[:2], sum_w, out=self._numerators)
-        np.multiply(self._sums[2:], sum_l, out=self._products)
-        np.subtract(self._numerators, self._products, out=self._numerators)
-        np.divide(numerator, D, out=scale)
+    def _trial(
+        self, x: Floats, weights: Floats, given: Floats, base: Floats, t: Floats, scratch: Floats
+    ) -> tuple[Floats, Floats]:
+        """Error (infinite without a fit), scale, inverse and minimum of step t; the next step that may be better."""
+        levels, weighted = scratch
+        trial = np.empty((4, len(base)), np.float32)
+        parts = self._first + self._step * t + self._nmax
+        np.divide(parts, np.subtract(given[1], base, out=trial[0]), out=trial[2])
+        following = t + np.float32(1)
+        in_range = self._divide(x, given[0], base, trial[2], levels)
+        if self._leap and in_range:
+            np.fmax(following, self._look_ahead(levels, weighted, parts), out=following)
+        np.multiply(weights, levels, out=weighted)
+        self._fit(x, weighted, levels, given, trial)
+        self._error(x, weights, levels, trial)
+        return trial, following
+
+    def _divide(self, x: Floats, low: Floats, base: Floats, inverse: Floats, levels: Floats) -> bool:
+        """The levels, inverse * (x - base) rounded and clipped to 0..nmax; with `leap` only clipped.
+
+        Returns False where C's rounding of large values was needed; then the levels are rounded in any case.
+        """
+        np.subtract(x, base, out=levels)
+        np.multiply(levels, inverse, out=levels)
+        farthest = low - base
+        farthest *= inverse
+        in_range = bool(np.minimum.reduce(farthest) >= -ROUNDABLE and np.maximum.reduce(farthest) <= ROUNDABLE)
+        if not in_range:
+            levels[...] = nearest(levels)
+        elif not self._leap:
+            np.rint(levels, out=levels)
+        clip(levels, np.float32(0), self._nmax, out=levels)
+        return in_range
+
+    def _look_ahead(self, levels: Floats, spare: Floats, parts: Floats) -> Floats:
+        """Round the levels; the first step at which one of them changes if the base stays.
+
+        A value v rounded to r grows with the parts and leaves r at r + 1/2, when they are parts * (r + 1/2) / v.
+        Rounding errors move that by less than a millionth, and a step too early does no harm.
+        """
+        np.rint(levels, out=spare)
+        np.add(spare, np.float32(0.5), out=spare)
+        np.divide(levels, spare, out=levels)
+        change: Floats = parts / np.maximum.reduce(levels, axis=0)
+        np.subtract(spare, np.float32(0.5), out=levels)
+        change *= np.float32(1 - 1e-6)
+        change -= self._first + self._nmax
+        change /= self._step
+        change -= np.float32(1e-3)
+        np.ceil(change, out=change)
+        return change
+
+    def _fit(self, x: Floats, weighted: Floats, levels: Floats, given: Floats, trial: Floats) -> None:
+        """Scale and minimum from the levels, into `trial`; NaN scale where there is no fit."""
+        sum_w, sum_x, sum_l, sum_l2, sum_xl = given[2:]
+        _, scale, _, minimum = trial
+        np.add.reduce(weighted, axis=0, out=sum_l)
+        dot(weighted, levels, out=sum_l2)
+        dot(weighted, x, out=sum_xl)
+        D = sum_w * sum_l2
+        D -= sum_l * sum_l
+        np.multiply(sum_w, sum_xl, out=scale)
+        scale -= sum_x * sum_l
+        scale /= D
         np.multiply(sum_l2, sum_x, out=minimum)
-        np.multiply(sum_l, sum_xl, out=spare)
-        np.subtract(minimum, spare, out=minimum)
-        np.divide(minimum, D, out=minimum)
+        minimum -= sum_l * sum_xl
+        minimum /= D
         if np.fmax.reduce(minimum) > 0:
-            above = np.flatnonzero(minimum > 0)
+            above = (minimum > 0).nonzero()[0]
             scale[above] = sum_xl[above] / sum_l2[above]
             minimum[above] = 0
-        return _NONE if np.minimum.reduce(D) > 0 else np.flatnonzero(~(D > 0))
+        if not np.minimum.reduce(D) > 0:
+            scale[~(D > 0)] = np.nan
 
-    def _error(self, x: Floats, weights: Floats, t: int) -> Floats:
-        """Weighted sum of the squared (or absolute) scale * level + minimum - x of step t; overwrites the levels."""
-        difference = self._levels
-        np.multiply(difference, self._scale[t], out=difference)
-        np.add(difference, self._minimum[t], out=difference)
-        np.subtract(difference, x, out=difference)
+    def _error(self, x: Floats, weights: Floats, levels: Floats, trial: Floats) -> None:
+        """Weighted sum of the squared (or absolute) scale * level + minimum - x, into `trial`; spoils the levels."""
+        error, scale, _, minimum = trial[:4]
+        np.multiply(levels, scale, out=levels)
+        np.add(levels, minimum, out=levels)
+        np.subtract(levels, x, out=levels)
         if self._absolute:
-            return dot(weights, np.abs(difference, out=difference))
-        return dot3(difference, difference, weights)
-
-
-def _round_as_c(x: Floats, *, out: Floats) -> None:
-    out[...] = nearest(x)
-
-
-def _affine_levels(x: Floats, base: Floats, inverse: Floats, nmax: int, rounding: Rounding, out: Floats) -> None:
-    """round(inverse * (x - base)) clipped to 0..nmax, into `out`."""
-    np.subtract(x, base, out=out)
-    out *= inverse
-    rounding(out, out=out)
-    clip(out, np.float32(0), np.float32(nmax), out=out)
+            dot(weights, np.abs(levels, out=levels), out=error)
+        else:
+            dot3(levels, levels, weights, out=error)

@@ -46,8 +46,15 @@ def test_every_kind_of_rows(name: str, weights: str, kind: str) -> None:
         assert_exact(rows.make(kind, n, k, seed), name, importance(weights, k, seed))
 
 
+@pytest.mark.parametrize("blocks", [1, 2, 3, 257, 513, 2049])
 @pytest.mark.parametrize(("name", "weights"), CASES)
-def test_more_rows_than_a_chunk(name: str, weights: str) -> None:
+def test_any_number_of_blocks(name: str, weights: str, blocks: int) -> None:
+    for kind in ("gaussian", "sparse"):
+        assert_exact(rows.make(kind, blocks, 256), name, importance(weights, 256))
+
+
+@pytest.mark.parametrize(("name", "weights"), CASES)
+def test_more_rows_than_a_batch(name: str, weights: str) -> None:
     assert_exact(rows.make("gaussian", 1100, 768), name, importance(weights, 768))
 
 
@@ -83,7 +90,7 @@ def odd_rows(draw: st.DrawFn) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("name", "weights"), CASES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(x=odd_rows(), seed=st.integers(0, 1000))
 def test_drawn_rows(name: str, weights: str, x: np.ndarray, seed: int) -> None:
     assert_exact(x, name, importance(weights, x.shape[1], seed))
