@@ -120,6 +120,12 @@ def join_bits(parts: Levels, bits: int) -> Levels:
     return joined
 
 
+def split_bits(packed: Bytes) -> Levels:
+    """The bits of bytes (m, b), the lowest first: (m, 8 b)."""
+    # Along one axis numpy takes each row by itself.
+    return np.unpackbits(packed.reshape(-1), bitorder="little").reshape(len(packed), -1)
+
+
 def largest_magnitude(x: Floats) -> Floats:
     """The largest |x| of each column (m,), never -0."""
     magnitude: Floats = np.maximum(np.maximum.reduce(x, axis=0), -np.minimum.reduce(x, axis=0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._blocks import BlockCodec, add_down, from_halves, join_bits, write_halves
+from ._blocks import BlockCodec, add_down, from_halves, join_bits, split_bits, write_halves
 from .registry import Bytes, Codec, Floats
 from .ternary import round_to_trits
 
@@ -29,9 +29,10 @@ class Q1(BlockCodec):
         write_halves(add_down(np.abs(x, out=x)) / np.float32(128), packed, 0)
 
     def _unpack(self, packed: Bytes, values: Floats) -> None:
-        positive = np.unpackbits(np.ascontiguousarray(packed[:, 2:]), axis=1, bitorder="little")
-        d = from_halves(packed[:, :2])
-        values[...] = np.where(positive, d, -d)
+        values[...] = split_bits(packed[:, 2:])
+        values *= np.float32(2)
+        values -= np.float32(1)
+        values *= from_halves(packed[:, :2])
 
 
 class Q2(BlockCodec):

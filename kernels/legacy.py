@@ -35,6 +35,7 @@ from ._blocks import (
     reciprocal,
     signed_maximum,
     slices,
+    split_bits,
     write_halves,
 )
 from .registry import Bytes, Codec, Floats
@@ -177,7 +178,7 @@ def _read_levels(packed: Bytes, values: Floats) -> None:
     values[:, :16] = nibbles & np.uint8(15)
     values[:, 16:] = nibbles >> np.uint8(4)
     if packed.shape[1] == 20:
-        fifth = np.unpackbits(np.ascontiguousarray(packed[:, :4]), axis=1, bitorder="little")
+        fifth = split_bits(packed[:, :4])
         fifth <<= np.uint8(4)
         values += fifth
 
