@@ -93,7 +93,7 @@ def _entries(kind: Any, table: Mapping[str, Any], problems: list[str], where: st
     for key, item in table.items():
         try:
             entries[key] = _value(kind, item, problems, f"{where}.{key}")
-        except Wrong as wrong:  # noqa: PERF203 - each entry stands or falls alone
+        except Wrong as wrong:
             problems.append(f"{where}.{printable(key)[:60]} must be {wrong}, not {_shown(item)}")
     return entries
 

@@ -65,7 +65,7 @@ def cpu_list(text: str) -> set[int]:
     try:
         for part in filter(None, text.strip().split(",")):
             first, _, last = part.partition("-")
-            found.update(range(int(first), min(int(last or first), int(first) + 65536) + 1))
+            found.update(range(int(first), min(int(last or first), int(first) + 8191) + 1))
     except ValueError:
         return set()
     return found
