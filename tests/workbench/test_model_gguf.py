@@ -170,7 +170,8 @@ HOSTILE = {
     "empty": (b"", "is empty"),
     "wrong magic": (raw_file(magic=b"GGML"), "does not begin"),
     "short magic": (b"GG", "truncated"),
-    "version 0": (raw_file(version=0), "big-endian"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS"),
+    "version 0": (raw_file(version=0), "version 0"),
     "version 1": (raw_file(version=1), "version 1"),
     "version 4": (raw_file(version=4), "version 4"),
     "big-endian": (raw_file(version=3 << 24), "big-endian"),
@@ -414,9 +415,9 @@ def test_a_large_vocabulary_is_read_quickly(tmp_path: Path) -> None:
     path.write_bytes(content)
     times = []
     for _ in range(5):
-        started = time.perf_counter()
+        started = time.process_time()
         model = read_model(path)
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
     assert min(times) < 0.1
     assert model.get("words") == words
 

@@ -89,6 +89,9 @@ def test_expressions(folder: Path) -> None:
         "\x1b[2J": "",
     }.items():
         assert words in refused(model, Request("Q4_K_M", tensor_types=((expression, "Q8_0"),))), expression
+    for expression in (r"ffn_(up|gate)", "[*+]+|ffn", r"\++|ffn", r"^blk\.\d{1,2}\.(?!attn)", "(?:ffn)(?=_up)"):
+        recipe = make_recipe(model, Request("Q4_K_M", tensor_types=((expression, "Q8_0"),)))
+        assert {c.type for c in recipe.tensors if "ffn_up.weight" in c.tensor.name} == {"Q8_0"}
     assert "Q9_9" in refused(model, Request("Q4_K_M", tensor_types=(("ffn", "Q9_9"),)))
     assert "I32" in refused(model, Request("Q4_K_M", output_type="I32"))
     recipe = make_recipe(model, Request("F16", tensor_types=(("ffn", "q8_0"),)))

@@ -41,6 +41,7 @@ MAX_VALUES, MAX_TENSORS = 100_000, 200_000
 
 MAX_ALIGNMENT = 1 << 20
 
+_LFS_POINTER = b"vers"
 _PIECE = 1 << 20
 _SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
@@ -174,10 +175,14 @@ class _Parser:
         if self.size == 0:
             raise ValidationFailed(f"{shown(self.path)} is empty.")
         magic = self._bytes(4)
+        if magic == _LFS_POINTER:
+            raise ValidationFailed(
+                f"{shown(self.path)} looks like a Git LFS pointer, not the model: download the file itself (git lfs pull)."
+            )
         if magic != MAGIC:
             raise ValidationFailed(f"{shown(self.path)} is not a GGUF file: it does not begin with the letters GGUF.")
         version = self._number("<I")
-        if version & 0xFFFF == 0:
+        if version and version & 0xFFFF == 0:
             raise self._bad("it was written for big-endian machines, which is not supported")
         if version not in (2, VERSION):
             raise self._bad(f"it has version {version} of the format, and only 2 and {VERSION} are supported")

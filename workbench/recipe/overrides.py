@@ -10,8 +10,11 @@ from ...kernels import TYPES
 from ..errors import BadArgument
 from ..model.wording import shown
 
-# What Python reads differently from ECMAScript, or only one of them knows.
-_NOT_COMMON = re.compile(r"\(\?(?![:=!])|\[\[:|\\[AZz]|[*+?}]\+")
+# What Python reads differently from ECMAScript, or only one of them knows: in the whole expression, and outside of
+# escapes and sets of characters.
+_NOT_COMMON = re.compile(r"\[\[:|\\[AZz]")
+_NOT_COMMON_OUTSIDE = re.compile(r"\(\?(?![:=!])|[*+?}]\+")
+_ESCAPES_AND_SETS = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def compile_overrides(pairs: Sequence[tuple[str, str]], names: Sequence[str]) ->
 
 def _compiled(expression: str, names: Sequence[str]) -> re.Pattern[str]:
     named = f"The expression '{shown(expression)}'"
-    if _NOT_COMMON.search(expression):
+    if _NOT_COMMON.search(expression) or _NOT_COMMON_OUTSIDE.search(_ESCAPES_AND_SETS.sub("x", expression)):
         raise BadArgument(f"{named} uses syntax that is not common to Python and ECMAScript.")
     try:
         pattern = re.compile(expression, re.ASCII)
