@@ -174,7 +174,7 @@ def test_reasons(folder: Path) -> None:
         "output.weight": ("Q6_K", "output"),
         "output_norm.weight": ("F32", "one dimension"),
         "token_embd.weight": ("Q4_K", ""),
-        "blk.0.attn_v.weight": ("Q6_K", "attention values in the mix Q4_K_M, in the first, the last and every third"),
+        "blk.0.attn_v.weight": ("Q6_K", "attention values in the mix Q4_K_M, in the first and the last eighth"),
         "blk.2.attn_v.weight": ("Q4_K", ""),
         "blk.0.ffn_up.weight": ("Q8_0", "asked by '0.ffn_up'"),
     }

@@ -177,7 +177,7 @@ class _Parser:
         magic = self._bytes(4)
         if magic == _LFS_POINTER:
             raise ValidationFailed(
-                f"{shown(self.path)} looks like a Git LFS pointer, not the model: download the file itself (git lfs pull)."
+                f"{shown(self.path)} is a Git LFS pointer, not the model: download the file itself (git lfs pull)."
             )
         if magic != MAGIC:
             raise ValidationFailed(f"{shown(self.path)} is not a GGUF file: it does not begin with the letters GGUF.")
