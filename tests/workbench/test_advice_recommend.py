@@ -9,6 +9,7 @@ import pytest
 
 from quantdeck.workbench.advice import Corrections, OtherMachine, Wish, advise
 from quantdeck.workbench.errors import BadArgument
+from quantdeck.workbench.hardware import Hardware
 from quantdeck.workbench.model import Model, read_model
 from quantdeck.workbench.recipe import Recipe, Request, make_recipe
 from quantdeck.workbench.sample import SAMPLE
@@ -58,8 +59,9 @@ def test_a_file_has_the_size_that_was_promised(tmp_path: object) -> None:
     assert row.n_bytes == pytest.approx(SAMPLE.model.stat().st_size, abs=128)
 
 
-def test_rows_are_ranked() -> None:
-    advice = advise(shapes.llama2_70b(), machine(44), Wish(), DDR5, writable=anything)
+@pytest.mark.parametrize("hardware", [machine(44), machine(400, *[nvidia(80, "A100")] * 2)])
+def test_rows_are_ranked(hardware: Hardware) -> None:
+    advice = advise(shapes.llama2_70b(), hardware, Wish(), DDR5, writable=anything)
     assert advice.candidates[0] is advice.recommended
     rest = [row for row in advice.candidates[1:] if row.facts and not row.facts.special]
     order = {"yes": 0, "tight": 1, "no": 2}

@@ -31,7 +31,8 @@ class Candidate:
     """One level for one model on one machine. Sizes in bytes, speeds in tokens a second (an estimate).
 
     `fits` is "yes", "tight" or "no", `spare` what is left with the margins kept (negative: missing). `writable`: this
-    program can make it. `speed_source` says what the estimate rests on: "measured", "published" or "assumed".
+    program can make it. `becomes` is a sentence where rows do not divide into blocks, so that other types are taken than
+    the level's name promises. `speed_source` says what the speed rests on: "measured", "published" or "assumed".
     """
 
     level: str
@@ -45,6 +46,7 @@ class Candidate:
     comfortable: bool
     writable: bool
     needs_imatrix: bool
+    becomes: str
     notes: tuple[str, ...]
 
     @property
@@ -67,7 +69,7 @@ class _Made:
     footprint: Footprint
     needs_imatrix: bool
     writable: bool
-    summary: str
+    becomes: str
 
 
 class Estimator:
@@ -153,6 +155,7 @@ class Estimator:
             comfortable=placement.fits == "yes" and modest,
             writable=made.writable,
             needs_imatrix=made.needs_imatrix,
+            becomes=made.becomes,
             notes=_notes(facts, made, placement, machine),
         )
 
@@ -167,7 +170,7 @@ class Estimator:
                 footprint=weights,
                 needs_imatrix=bool(recipe.imatrix_needed_by),
                 writable=self._writable(recipe),
-                summary=recipe.summary if any(choice.fallback for choice in recipe.tensors) else "",
+                becomes=_sentence(recipe.summary) if any(choice.fallback for choice in recipe.tensors) else "",
             )
         return self._made[level]
 
@@ -204,8 +207,12 @@ def level_of(model: Model) -> str:
     return named
 
 
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:].rstrip('.')}."
+
+
 def _notes(facts: LevelFacts | None, made: _Made, placement: Placement, machine: Machine) -> tuple[str, ...]:
-    notes = [made.summary] if made.summary else []
+    notes = [made.becomes] if made.becomes else []
     if made.needs_imatrix:
         notes.append("It needs an importance matrix.")
     elif facts and facts.imatrix == "wants":

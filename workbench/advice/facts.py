@@ -115,6 +115,26 @@ class Facts:
         return max(256, context)
 
     @property
+    def memory_in_words(self) -> str:
+        """A sentence on the memory of the machine at hand."""
+        budget = self._machine.budget
+        if budget.unified:
+            return f"{text.size(budget.ram)} may be used on this machine, up to {text.size(budget.vram)} by its GPU"
+        cards = f", and {text.size(budget.vram)} on graphics cards" if budget.vram else ", and no graphics card"
+        return f"{text.size(budget.ram)} may be used on this machine{cards}"
+
+    @property
+    def context_in_words(self) -> str:
+        """A sentence on why that context is suggested."""
+        trained, suggested = self.trained_context, self.suggested_context
+        if not trained:
+            return f"the file does not say what the model was trained with; {suggested:,} tokens suit most models"
+        if suggested == trained:
+            return f"the model was trained with {trained:,} tokens"
+        enough = "are plenty for chats" if suggested >= _PLENTY else "are what fits here"
+        return f"the model was trained with {trained:,} tokens, and {suggested:,} {enough}"
+
+    @property
     def suggested_users(self) -> int:
         """One, or four for serving."""
         return 4 if self.get("goal") == "serve" else 1

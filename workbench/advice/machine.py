@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..hardware import Bandwidth, Gpu, Hardware
+from ..text import size
 from .data import bandwidths
 from .fit import Budget
 
@@ -68,15 +69,16 @@ def other_machine(other: OtherMachine) -> Machine:
     """A machine that was described. Of its RAM a tenth, at least 1.5 GiB, is left to its system."""
     ram = max(0, other.ram - max(3 * GIB // 2, other.ram // 10))
     assumed = bandwidths().assumed
+    notes = (f"The machine is described, not measured: {size(other.ram - ram)} of its RAM are left to its system.",)
     if other.kind == "apple":
         rate = Rate(assumed["apple"], "assumed")
         budget = Budget(ram, int(other.ram * _APPLE_GPU_SHARE), 1, unified=True)
-        return Machine("apple", budget, True, False, rate, rate)
+        return Machine("apple", budget, True, False, rate, rate, notes)
     old = other.kind == "old"
     processor = Rate(assumed["old_processor" if old else "another_processor"], "assumed")
     card = Rate(assumed["card"], "assumed") if other.vram else None
     kind = (other.kind if other.kind in {"nvidia", "other_gpu"} else "nvidia") if other.vram else "cpu"
-    return Machine(kind, Budget(ram, other.vram, 1 if other.vram else 0), not old, False, processor, card)
+    return Machine(kind, Budget(ram, other.vram, 1 if other.vram else 0), not old, False, processor, card, notes)
 
 
 def _usable_cards(hardware: Hardware) -> tuple[list[Gpu], list[str]]:

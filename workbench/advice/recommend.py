@@ -16,7 +16,7 @@ from .data import Format
 from .facts import USUAL, climb
 from .fit import Setup
 from .machine import Machine
-from .speed import Corrections
+from .speed import MOST_TOKENS, Corrections
 from .walk import Step, Walk, Wish
 
 TOO_SLOW = 3.0
@@ -139,7 +139,7 @@ def _choose(walk: Walk, rows: Mapping[str, Candidate], wish: Wish) -> tuple[Cand
         )
     elif move == "up":
         steps = climb(walk.estimator, walk.machine, walk.setup, chosen.level, wish.goal == "quality")
-        chosen = steps[-1] if steps else chosen
+        chosen = rows[steps[-1].level] if steps else chosen
     if chosen.placement.where == "split":
         smaller = _smaller_but_faster(rows, chosen, wish.goal == "quality")
         if smaller:
@@ -214,7 +214,8 @@ def _why(walk: Walk, row: Candidate, reasons: Sequence[str], formats: Sequence[F
             why.append(f"{row.level} needs an importance matrix: calibrate on a text of your own first.")
         elif row.facts.imatrix in {"helps", "wants"} and row.bits_per_weight < 6:
             why.append("An importance matrix makes it better and costs nothing while running.")
-    why += [note for note in row.notes if note.startswith("asked") or "becomes" in note]
+    if row.becomes:
+        why.append(row.becomes)
     trained = walk.facts.trained_context
     if trained and walk.setup.context > trained:
         why.append(f"The model was trained with {trained:,} tokens; beyond them its answers may fall apart.")
@@ -229,13 +230,14 @@ def _why(walk: Walk, row: Candidate, reasons: Sequence[str], formats: Sequence[F
 
 
 def _on_memory(walk: Walk, row: Candidate) -> str:
-    need, usable = row.memory, walk.machine.budget.usable
+    need, room = row.memory, size(walk.machine.budget.room(row.placement.where))
+    pool = f"the {room} on graphics cards" if row.placement.where == "gpu" else f"the {room} that may be used"
     users = f" for each of {walk.setup.slots} users" if walk.setup.slots > 1 else ""
     left = f"{size(row.placement.spare)} stay free" if row.fits == "yes" else "it leaves less free than it should"
     return (
         f"{row.level} makes a file of {size(row.n_bytes)} ({row.bits_per_weight:.2f} bits a weight); with a context of "
         f"{walk.setup.context:,} tokens{users} it takes {size(need.total)} (weights {size(need.weights)}, KV cache "
-        f"{size(need.kv_cache)}, buffers {size(need.compute)}) of {size(usable)}, and {left}."
+        f"{size(need.kv_cache)}, buffers {size(need.compute)}) of {pool}, and {left}."
     )
 
 
@@ -257,7 +259,8 @@ def _on_speed(row: Candidate) -> str:
         "assumed": "from a memory bandwidth that was only assumed",
     }[row.speed_source]
     slow = "" if row.tokens_per_second >= TOO_SLOW else "; that is slow, and a smaller model would be faster"
-    return f"About {_speed(row.tokens_per_second)} tokens a second are expected (an estimate {basis}){slow}."
+    about = "1,000 or more" if row.tokens_per_second >= MOST_TOKENS else f"About {_speed(row.tokens_per_second)}"
+    return f"{about} tokens a second are expected (an estimate {basis}){slow}."
 
 
 def _on_format(walk: Walk, best: Format) -> str:

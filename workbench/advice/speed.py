@@ -10,6 +10,8 @@ from .machine import Machine
 CPU_EFFICIENCY = 0.65
 """Share of the memory bandwidth that generating reaches on a processor: 0.55 to 0.8 are typical."""
 GPU_EFFICIENCY = 0.70
+MOST_TOKENS = 1000.0
+"""Tokens a second beyond which no estimate goes: then other things than memory bound the speed."""
 TABLES_ON_CPU = 0.7
 """Speed of table-driven levels on a processor against others of their size; another factor without AVX2 or NEON."""
 TABLES_ON_OLD_CPU = 0.35
@@ -32,7 +34,8 @@ def tokens_per_second(
     table_driven: bool = False,
     corrections: Corrections | None = None,
 ) -> float:
-    """Generated tokens a second, with the context half full. Times on card and processor add up; never more than 1,000.
+    """Generated tokens a second, with the context half full. Times on card and processor add up; never more than
+    `MOST_TOKENS`.
 
     Layers on the card are the last ones; the cache of a layer is read where the layer is.
     """
@@ -49,7 +52,7 @@ def tokens_per_second(
     seconds = in_ram / processor
     if machine.card:
         seconds += on_cards / (machine.card.bytes_per_second * (learned.gpu or GPU_EFFICIENCY))
-    return 1 / max(seconds, 1e-3)
+    return 1 / max(seconds, 1 / MOST_TOKENS)
 
 
 def prompt_class(placement: Placement, active_weights: int) -> str:
