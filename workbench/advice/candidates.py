@@ -31,8 +31,8 @@ class Candidate:
     """One level for one model on one machine. Sizes in bytes, speeds in tokens a second (an estimate).
 
     `fits` is "yes", "tight" or "no", `spare` what is left with the margins kept (negative: missing). `writable`: this
-    program can make it. `becomes` is a sentence where rows do not divide into blocks, so that other types are taken than
-    the level's name promises. `speed_source` says what the speed rests on: "measured", "published" or "assumed".
+    program can make it. `becomes` is a sentence where rows do not divide into blocks, so that other types are taken
+    than the level's name promises. `speed_source` says what the speed rests on: "measured", "published" or "assumed".
     """
 
     level: str
