@@ -7,6 +7,7 @@ for snapshot in store.follow(job_id): ...               what happens, also from 
 pause, resume, cancel, set_workers, set_nice            what the user wants, at any time
 """
 
+from .cores import usable_cores
 from .launch import cancel, pause, resume, set_nice, set_workers, start
 from .logout import logout_warning
 from .plan import Fingerprint, Plan, PlannedTensor, make_plan
@@ -42,4 +43,5 @@ __all__ = [
     "set_workers",
     "start",
     "submit",
+    "usable_cores",
 ]

@@ -54,6 +54,7 @@ class ControlFile:
         with Lock(self.path.with_name("control.lock")):
             wanted = replace(self.read(), **changes)
             write_atomically(self.path, json.dumps(asdict(wanted)).encode())
+            self._last, self._seen = wanted, self.stamp()
         return wanted
 
     def _parse(self) -> Control | None:

@@ -170,11 +170,15 @@ class Cancelled(JobEvent):
 
 @dataclass(frozen=True)
 class Done(JobEvent):
-    """The file stands under its final name. `seconds` is the time that supervisors spent on it, waiting not counted."""
+    """The file stands under its final name.
+
+    `seconds` is the time of work over all runs, waiting not counted; `cpu_seconds` is that of the last run's processes.
+    """
 
     sha256: str
     n_bytes: int
     seconds: float
+    cpu_seconds: float = 0.0
 
 
 def decode(line: bytes) -> JobEvent | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -13,6 +12,7 @@ from ..errors import BadArgument, ModelNotFound
 from ..text import printable
 from . import preflight
 from .control import MAX_WORKERS
+from .cores import usable_cores
 from .plan import Plan, make_plan
 from .spec import JobSpec
 from .store import JobStore
@@ -30,14 +30,6 @@ class Proposal:
     plan: Plan = field(repr=False)
     recipe: Recipe = field(repr=False)
     model: Model = field(repr=False)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 def prepare(

@@ -249,12 +249,21 @@ class JobStore:
         """Forget a job that has ended; BadArgument while it has not. Its output stays."""
         folder = self.folder(job_id)
         summary = self.summary(folder.id)
-        if folder.is_alive or (summary and summary.status not in ENDED):
-            raise BadArgument(f"Job {folder.id} has not ended; cancel it first.")
-        with contextlib.suppress(ResumeFailed, OSError):
-            if summary and summary.status == "failed":
-                folder.spec().partial.unlink(missing_ok=True)
+        lock = Lock(folder.lock)
         try:
+            if (summary and summary.status not in ENDED) or not lock.acquire(1.0):
+                raise BadArgument(f"Job {folder.id} has not ended; cancel it first.")
+            if summary and summary.status == "failed":
+                self._remove_partial(folder)
             shutil.rmtree(folder.path)
         except OSError as error:
             raise self._unwritable(error) from error
+        finally:
+            lock.release()
+
+    def _remove_partial(self, folder: JobFolder) -> None:
+        """What a failed job left beside its output goes, unless another job is at the same file now."""
+        with contextlib.suppress(ResumeFailed, OSError):
+            partial = folder.spec().partial
+            if all(other.partial != partial for other_folder, other in self.live() if other_folder != folder):
+                partial.unlink(missing_ok=True)

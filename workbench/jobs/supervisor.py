@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -29,6 +30,7 @@ from ..text import printable, size
 from . import journal as events
 from . import preflight
 from .control import Control
+from .cores import usable_cores
 from .journal import JobEvent, JournalReader, JournalWriter
 from .locks import Lock
 from .partial import Companion, Partial, digest
@@ -307,6 +309,9 @@ class Supervisor:
         wanted = self.obey()
         with Pool(self.folder.path, wanted.workers, wanted.nice) as pool:
             round_ = _Round(self, pool, todo)
+            if todo:
+                round_.step()
+            _Task(preload)
             while todo or pool.busy or self.unwritten:
                 round_.step()
         self.check_source_quickly(0)
@@ -342,11 +347,14 @@ class Supervisor:
         assert self.partial and self.companion
         self.record(events.Verifying(step="comparing the file with the plan"))
         sync = _Task(self.partial.sync)
+        llama = _Task(self.ask_llama) if self.spec.verify else None
         check_layout(self.partial, self.plan)
         facts = {}
-        if self.spec.verify:
+        if llama:
             self.record(events.Verifying(step="loading it in llama.cpp"))
-            facts = self.ask_llama()
+            while not llama.done(TICK):
+                self.obey()
+            facts = llama.result()
         self.record(events.Verifying(step="hashing"))
         while (whole := self.companion.sha256(TICK)) is None:
             self.obey()
@@ -364,11 +372,9 @@ class Supervisor:
         from ..llama import verify
 
         expected = [(tensor.name, tensor.type) for tensor in self.plan.tensors]
-        path, threads = self.spec.partial, self.control.read().workers
-        asked = _Task(lambda: verify(path, self.folder.path, expected, threads=threads))
-        while not asked.done(TICK):
-            self.obey()
-        verification = asked.result()
+        # Where other work keeps the cores busy, llama.cpp's spinning threads wait for one another: few are faster.
+        threads = max(1, min(self.fold.snapshot().workers, usable_cores() // 2))
+        verification = verify(self.spec.partial, self.folder.path, expected, threads=threads)
         if not verification.ok:
             raise ValidationFailed(verification.problem)
         return {"tokens": verification.tokens, "text": verification.text, "seconds": round(verification.seconds, 3)}
@@ -402,7 +408,10 @@ class Supervisor:
                 Library(Path(self.spec.library)).add(self.library_entry(seconds))
             except (QuantdeckError, OSError) as error:
                 self.record(events.Note(text=f"The model is made, but could not be registered: {error}"))
-        self.finish(events.Done(sha256=self.fold.sha256, n_bytes=self.plan.total, seconds=seconds))
+        done = events.Done(
+            sha256=self.fold.sha256, n_bytes=self.plan.total, seconds=seconds, cpu_seconds=round(cpu_seconds(), 3)
+        )
+        self.finish(done)
 
     def library_entry(self, seconds: float) -> Entry:
         """What the library keeps of the result."""
@@ -588,6 +597,20 @@ def check_layout(partial: Partial, plan: Plan) -> None:
     found = [(t.name, t.shape, t.type, t.offset, t.n_bytes) for t in read_model(partial.path).tensors]
     if found != [(t.name, t.shape, t.type, t.offset, t.n_bytes) for t in plan.tensors]:
         raise ValidationFailed(f"{shown} is not as planned: its list of tensors differs.")
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of all its children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def preload() -> None:
+    """Import what verification needs while the workers work."""
+    from .. import llama, model
+
+    assert llama
+    assert model
 
 
 def main(folder: Path, ready: int) -> None:
