@@ -176,6 +176,20 @@ def reciprocal(scales: Floats) -> Floats:
     return inverse
 
 
+def replace_where(mask: npt.NDArray[np.bool_], *pairs: tuple[Floats, Floats]) -> None:
+    """For each pair (target, source) of arrays (m,) do target[mask] = source[mask].
+
+    On their bits, since numpy's own ways branch on the mask and take four times as long.
+    """
+    chosen = mask.astype(np.int32)
+    np.negative(chosen, out=chosen)
+    for target, source in pairs:
+        bits = target.view(np.int32)
+        change = bits ^ source.view(np.int32)
+        change &= chosen
+        bits ^= change
+
+
 def add_down(terms: Floats) -> Floats:
     """Sums (m,) over axis 0 of C-ordered terms (n, m), from the first row to the last, in float32."""
     # numpy would add a single column pairwise, as it adds a row.

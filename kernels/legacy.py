@@ -33,6 +33,7 @@ from ._blocks import (
     largest_magnitude,
     nearest_int,
     reciprocal,
+    replace_where,
     signed_maximum,
     slices,
     split_bits,
@@ -221,9 +222,7 @@ def _search_scale(x: Floats, weights: Floats, middle: int) -> tuple[Floats, Leve
         wxl, wll = dot_down(wx, numbers), dot_down(weights, numbers, numbers)
         better = (wll > 0) & (wxl * wxl > best * wll)
         scale = wxl / wll
-        np.putmask(best_inverse, better, inverse)
-        np.putmask(d, better, scale)
-        np.putmask(best, better, scale * wxl)
+        replace_where(better, (d, scale), (best, scale * wxl), (best_inverse, inverse))
     _round_clipped(x, best_inverse, middle, numbers)
     numbers += np.float32(middle)
     levels = numbers.astype(np.uint8)
@@ -289,11 +288,7 @@ def _search_scale_and_minimum(x: Floats, weights: Floats, top: int) -> tuple[Flo
         np.putmask(offset, positive, np.float32(0))
         trial_error = error(scale, offset)
         better = (determinant > 0) & (trial_error < best)
-        np.putmask(best, better, trial_error)
-        np.putmask(base, better, minimum)
-        np.putmask(inverse, better, trial)
-        np.putmask(d, better, scale)
-        np.putmask(minimum, better, offset)
+        replace_where(better, (best, trial_error), (base, minimum), (inverse, trial), (d, scale), (minimum, offset))
     round_levels(base, inverse)
     levels[:, constant] = 0
     d[constant] = 0

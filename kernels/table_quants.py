@@ -30,6 +30,7 @@ from ._blocks import (
     join_bits,
     nearest_int,
     reciprocal,
+    replace_where,
     signed_maximum,
     slices,
     write_halves,
@@ -201,8 +202,7 @@ def _best_scale(sums: Floats) -> Floats:
     for wkx, wkk in sums.swapaxes(0, 1)[1:]:
         better = (wkk > 0) & (wkx * wkx > best * wkk)
         scale = wkx / wkk
-        np.putmask(d, better, scale)
-        np.putmask(best, better, scale * wkx)
+        replace_where(better, (d, scale), (best, scale * wkx))
     return d
 
 

@@ -1,8 +1,9 @@
 """How long our kernels take, as a multiple of libggml's time on the same core and the same rows.
 
-Machines are shared and noisy, so the two are run in turn, each pair gives one ratio, and the median of all ratios
-counts. C writes into memory that it has written before; our time includes the checks of `quantize` and its result's
-allocation. numpy's buffer is set as the job's workers set it. Scratch is tracemalloc's peak less the result.
+Machines are shared and noisy, so processor time is counted, the two are run in turn, each pair gives one ratio, and
+the median of all ratios counts. C writes into memory that it has written before; our time includes the checks of
+`quantize` and its result's allocation. numpy's buffer is set as the job's workers set it. Scratch is tracemalloc's peak
+less the result.
 """
 
 from __future__ import annotations
@@ -62,10 +63,11 @@ def pin(core: int | None) -> int | None:
 
 
 def seconds(action: Callable[[], object], times: int) -> float:
-    begin = time.perf_counter()
+    """Processor time of one `action`, averaged over `times`."""
+    begin = time.process_time()
     for _ in range(times):
         action()
-    return (time.perf_counter() - begin) / times
+    return (time.process_time() - begin) / times
 
 
 def measure(name: str, x: np.ndarray, imatrix: np.ndarray | None, runs: int) -> Timing:
@@ -84,7 +86,7 @@ def measure(name: str, x: np.ndarray, imatrix: np.ndarray | None, runs: int) -> 
     ggml.library().ggml_quantize_init(TYPES[name].ggml_id)
     c()
     exact = bool(np.array_equal(ours(), packed))
-    times = max(1, round(SHORTEST / seconds(c, 1)))
+    times = max(1, round(SHORTEST / max(seconds(c, 1), 1e-9)))
     pairs = [(seconds(c, times), seconds(ours, times)) for _ in range(runs)]
     ratios = [mine / theirs for theirs, mine in pairs]
     return Timing(
