@@ -101,7 +101,7 @@ class Session:
     def propose(self, source: Path, request: Request, output: Path, overwrite: bool = False) -> Proposal:
         """A job that leaves one core to the screen, checked, nothing written."""
         from .jobs import prepare
-        from .jobs.prepare import usable_cores
+        from .jobs import usable_cores
 
         if output.parent == self.paths.models:
             output.parent.mkdir(parents=True, exist_ok=True)

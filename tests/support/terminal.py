@@ -37,16 +37,11 @@ class Terminal:
         self._stream = pyte.ByteStream(self.screen)
         self.bytes_drawn = 0
         self.presses = 0
+        self.exit_code: int | None = None
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             os.execvpe(command[0], list(command), dict(environ))
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def pump(self, seconds: float = 0.05) -> bool:
         """Take what the program drew within `seconds`; False once it has closed the terminal."""
@@ -82,7 +77,8 @@ class Terminal:
         for key in keys:
             self.presses += 1
             os.write(self._fd, KEYS.get(key, key).encode())
-            self.pump(0.05)
+            # Escape begins every function key: a program waits a moment to see whether it is one.
+            self.pump(0.3 if key == "esc" else 0.05)
 
     def type(self, text: str) -> None:
         """Type a text, not counted as key presses."""
@@ -90,21 +86,37 @@ class Terminal:
         self.pump(0.2)
 
     def close(self) -> None:
-        """Pull the terminal away, as a line that drops does."""
+        """Pull the terminal away, as a line that drops does, and see the program end by itself."""
         os.close(self._fd)
-        for _ in range(200):
-            if os.waitpid(self.pid, os.WNOHANG)[0]:
+        self._fd = -1
+        for _ in range(500):
+            if self._ended():
                 return
             time.sleep(0.02)
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        raise AssertionError("the program goes on without its terminal")
+
+    def end(self) -> None:
+        """Clean up: whatever is left goes."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if not self._ended():
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+    def _ended(self) -> bool:
+        if self.exit_code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.exit_code = os.waitstatus_to_exitcode(status)
+        return self.exit_code is not None
 
     def wait(self, seconds: float = 10) -> int:
         """Wait for the program to end; returns its exit code."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.pump(0.05)
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
+            if self._ended():
+                assert self.exit_code is not None
+                return self.exit_code
         raise AssertionError(f"the program did not end in {seconds} s:\n{self.text()}")

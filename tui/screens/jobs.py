@@ -41,8 +41,8 @@ The table lists the tensors with type, size before and after, and the relative e
         Binding("p", "pause", "Pause"),
         Binding("r", "resume", "Resume"),
         Binding("c", "cancel", "Cancel"),
-        Binding("plus,equals_sign", "workers(1)", "Worker more", key_display="+"),
-        Binding("minus", "workers(-1)", "Worker less", key_display="-"),
+        Binding("plus,equals_sign", "workers(1)", "Workers", key_display="+/-"),
+        Binding("minus", "workers(-1)", "Fewer workers", show=False),
         Binding("n", "nice", "Nice", tooltip="How much the job gives way to other programs"),
         Binding("d", "remove", "Remove", tooltip="Remove an ended job from the list; its file stays"),
         Binding("tab", "app.focus_next", "Other table", show=False),
@@ -110,7 +110,10 @@ The table lists the tensors with type, size before and after, and the relative e
         if self._wanted in {job.id for job in listed}:
             table.go_to(self._wanted or "")
             self._wanted = None
+        changed = (snapshot and snapshot.status) != (self._snapshot and self._snapshot.status)
         self._snapshot = snapshot
+        if changed:
+            self.refresh_bindings()
         if snapshot:
             self._show_job(snapshot)
 
@@ -147,6 +150,26 @@ The table lists the tensors with type, size before and after, and the relative e
 
     # -- keys --------------------------------------------------------------------------------------------------------
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only the keys that mean something for the job as it stands."""
+        job = self._snapshot if self.is_mounted else None
+        live = job is not None and job.status in ("queued", "running", "paused", "verifying")
+        match action:
+            case "pause":
+                return job is not None and job.status in ("queued", "running")
+            case "resume":
+                return job is not None and job.resumable and job.status != "queued"
+            case "cancel":
+                return job is not None and (live or job.resumable)
+            case "workers" | "nice":
+                return live
+            case "remove":
+                return job is not None and not live
+            case "enter":
+                return job is not None and job.status == "done"
+            case _:
+                return True
+
     def _with_job(self, act: Callable[[str], object], said: str) -> None:
         if self._snapshot:
             job_id = self._snapshot.id
@@ -156,8 +179,6 @@ The table lists the tensors with type, size before and after, and the relative e
         """Talk to what a finished job made."""
         if self._snapshot and self._snapshot.status == "done":
             self.post_message(OpenChat(Path(self._snapshot.spec.output)))
-        elif self._snapshot:
-            self.tell("You can talk to the model when the job is done.")
 
     def action_pause(self) -> None:
         """Let the workers rest."""

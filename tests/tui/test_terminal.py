@@ -1,0 +1,162 @@
+"""The workbench in a real pseudo-terminal, with keys alone."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from quantdeck.workbench.jobs import JobStore
+from support.command import COMMAND
+from support.terminal import Terminal
+
+Start = Callable[..., Terminal]
+
+
+@pytest.fixture
+def start(environ: dict[str, str]) -> Iterator[Start]:
+    """Open the workbench, and close whatever is still open afterwards."""
+    opened: list[Terminal] = []
+
+    def run(*arguments: str, columns: int = 80, rows: int = 24, **changes: str) -> Terminal:
+        opened.append(Terminal([*COMMAND, *arguments], {**environ, **changes}, columns, rows))
+        return opened[-1]
+
+    yield run
+    for terminal in opened:
+        terminal.end()
+
+
+def _answer_of_a_fresh_quant(terminal: Terminal) -> None:
+    """From the first screen through wizard and job to an answer."""
+    terminal.wait_for("usable of")
+    terminal.press("enter")
+    terminal.wait_for("Which model")
+    terminal.press("enter")
+    terminal.wait_for("Which machine")
+    terminal.press("enter")
+    terminal.wait_for("What matters most")
+    terminal.press("enter")
+    terminal.wait_for("How long")
+    terminal.press("enter")
+    terminal.wait_for("is recommended")
+    terminal.press("enter")
+    terminal.wait_for("begins")
+    terminal.press("enter")
+    terminal.wait_for("Enter talks to it", 60)
+    terminal.press("enter")
+    terminal.wait_for("context 512 tokens", 60)
+    terminal.type("What is the capital of France?")
+    terminal.press("enter")
+    terminal.wait_for("tokens/s ·", 60)
+    answer = terminal.text().split("Model\n")[1]
+    assert re.search("[A-Za-z]{3}", answer.split("tokens/s")[0])
+
+
+def test_from_the_start_to_an_answer_in_twelve_keys(start: Start) -> None:
+    terminal = start()
+    _answer_of_a_fresh_quant(terminal)
+    assert terminal.presses <= 12
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+def test_every_room_fits_the_terminal(start: Start, size: tuple[int, int]) -> None:
+    terminal = start(columns=size[0], rows=size[1])
+    terminal.wait_for("usable of")
+    for key, words in {
+        "2": "Which model",
+        "3": "No jobs yet",
+        "4": "No model is loaded",
+        "6": "Nothing has been made",
+    }.items():
+        terminal.press(key)
+        terminal.wait_for(words)
+        terminal.wait_for("Settings" if key == "4" else "Quit")
+        assert not terminal.text().splitlines()[-1].endswith("…")
+        if key == "4":
+            terminal.press("esc")
+    terminal.press("1", "?")
+    terminal.wait_for("Keys everywhere")
+    terminal.press("esc", "t")
+    terminal.wait_for("Enter keeps it")
+    terminal.press("down", "enter", "q")
+    assert terminal.wait() == 0
+
+
+def test_the_theme_is_remembered(start: Start, environ: dict[str, str]) -> None:
+    terminal = start()
+    terminal.wait_for("usable of")
+    terminal.press("t")
+    terminal.wait_for("Paper")
+    terminal.press("down", "enter", "q")
+    terminal.wait()
+    assert 'theme = "Paper"' in (Path(environ["QUANTDECK_HOME"]) / "profile.toml").read_text()
+
+
+def test_no_color_sends_no_colour(start: Start) -> None:
+    terminal = start(NO_COLOR="1")
+    terminal.wait_for("usable of")
+    colours = {cell.fg for line in terminal.screen.buffer.values() for cell in line.values()}
+    assert colours <= {"default"}
+
+
+def test_sixteen_colours_stay_within_sixteen(start: Start) -> None:
+    terminal = start(TERM="linux", COLORTERM="")
+    terminal.wait_for("usable of")
+    colours = {cell.fg for line in terminal.screen.buffer.values() for cell in line.values()}
+    assert len(colours) > 1 and not [colour for colour in colours if re.fullmatch("[0-9a-f]{6}", colour)]
+
+
+def test_a_bad_model_leaves_the_wizard_standing(start: Start, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"GGUF" + bytes(100))
+    terminal = start()
+    terminal.wait_for("usable of")
+    terminal.press("2")
+    terminal.wait_for("Which model")
+    terminal.press("down", "enter")
+    terminal.wait_for("path of a GGUF")
+    terminal.type(str(bad))
+    terminal.press("enter")
+    terminal.wait_for("bad.gguf")
+    terminal.press("esc", "1")
+    terminal.wait_for("usable of")
+
+
+def test_a_crash_of_llama_leaves_the_workbench_standing(start: Start) -> None:
+    terminal = start()
+    terminal.wait_for("usable of")
+    terminal.press("4", "ctrl+o")
+    terminal.wait_for("Which model?")
+    terminal.press("enter")
+    terminal.wait_for("context 512 tokens", 60)
+    children = [p for p in psutil.Process(terminal.pid).children(recursive=True) if "llama" in " ".join(p.cmdline())]
+    assert children
+    for child in children:
+        child.send_signal(signal.SIGKILL)
+    terminal.type("hello")
+    terminal.press("enter")
+    terminal.wait_for("What went wrong")
+    terminal.press("ctrl+o")
+    terminal.wait_for("Which model?")
+    terminal.press("enter")
+    terminal.wait_for("context 512 tokens", 60)
+    terminal.type("What is the capital of France?")
+    terminal.press("enter")
+    terminal.wait_for("tokens/s ·", 60)
+
+
+def test_a_lost_terminal_leaves_no_process_but_the_job(start: Start, environ: dict[str, str]) -> None:
+    terminal = start()
+    _answer_of_a_fresh_quant(terminal)
+    below = psutil.Process(terminal.pid).children(recursive=True)
+    terminal.close()
+    _, alive = psutil.wait_procs(below, timeout=10)
+    assert not alive
+    jobs = JobStore(Path(environ["QUANTDECK_HOME"]) / "jobs").list()
+    assert [job.status for job in jobs] == ["done"]
+    assert Path(jobs[0].output).stat().st_size == jobs[0].output_bytes
