@@ -7,7 +7,7 @@ quantize_row_iq4_nl_impl.
 C finds the nearest of the sixteen values by bisection, and of two equally near takes the upper one. The midpoints
 between neighbours are multiples of one half, so that floor(2 x) decides alike, in a table. In the search a weight's
 share of the largest magnitude, in cells, gives the values for all sixteen scales at once; only where a midpoint falls
-into the cell, for a weight or two in a hundred, floor(2 x) is needed.
+into the cell, for about one weight in a hundred, floor(2 x) is needed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ NEAREST = VALUES[LEVELS]
 """The value of that level."""
 TARGETS = np.array([127, *range(-134, -119)], np.float32)
 """What the search maps the weight of largest magnitude to, in C's order."""
-CELLS = 1 << 13
+CELLS = 1 << 14
 """Cells of [0, 1] that `_tables` divides |x / max| into."""
 UNSURE = -128
 
