@@ -5,6 +5,8 @@ Every float32 operation and sum happens in C's order; the docstrings give C's na
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from .k_columns import aligned, clip, dot, dot3, first_largest, nearest, round_in_place
@@ -14,39 +16,46 @@ EPSILON = np.float32(1e-15)
 """A block whose largest magnitude is below this counts as all zero."""
 
 
-def symmetric(x: Floats, weights: Floats, nmax: int) -> tuple[Floats, Floats]:
+def symmetric(x: Floats, weights: Floats, nmax: int, *, finite: bool = True) -> tuple[Floats, Floats]:
     """Scale (n,) and levels (s, n) in -nmax..nmax-1 of each column of x that fit best (`make_qx_quants`, type 1).
 
     19 scales around max / -nmax are tried (the largest magnitude keeps its sign, the first one wins); each trial's
-    levels fit the scale Sxl / Sll, and the largest Sxl^2 / Sll wins.
+    levels fit the scale Sxl / Sll, and the largest Sxl^2 / Sll wins. C also asks for Sll > 0; with Sll = 0, Sxl is 0.
+    Scales of sub-blocks need not be `finite`: then values are rounded with all of C's quirks.
     """
+    rounding = np.rint if finite else _round_as_c
     peak = first_largest(x)
-    flat = np.abs(peak) < EPSILON
+    # Not `<`: scales of scales may be NaN, which never is a peak.
+    flat = np.flatnonzero(~(np.abs(peak) >= EPSILON))
     peak[flat] = 1
     weighted = weights * x
     levels = aligned(x.shape)
-    trials = (0, *range(-9, 0), *range(1, 10))
-    inverse, sum_xl, sum_l2 = (np.empty((len(trials), x.shape[1]), np.float32) for _ in range(3))
-    won = np.zeros(x.shape[1], np.uint8)
-    for t, trial in enumerate(trials):
-        np.divide(-(np.float32(nmax) + np.float32(0.1) * np.float32(trial)), peak, out=inverse[t])
+    best, scale, sum_xl, sum_l2, inverse = aligned((5, x.shape[1]))
+    for trial in _TRIALS:
+        np.divide(-(np.float32(nmax) + np.float32(0.1) * np.float32(trial)), peak, out=inverse)
         # Below nmax - 1/2 nothing can round out of range.
-        _symmetric_levels(x, inverse[t], nmax, levels, clipped=trial > -6)
-        dot(weighted, levels, out=sum_xl[t])
-        dot3(weights, levels, levels, out=sum_l2[t])
-        if t == 0:
-            best = np.where(sum_l2[0] != 0, sum_xl[0] / sum_l2[0], np.float32(0)) * sum_xl[0]
+        _symmetric_levels(x, inverse, nmax, levels, clipped=trial > -6 or not finite, rounding=rounding)
+        dot(weighted, levels, out=sum_xl)
+        dot3(weights, levels, levels, out=sum_l2)
+        if trial == 0:
+            won = inverse.copy()
+            np.divide(sum_xl, sum_l2, out=scale)
+            scale[sum_l2 == 0] = 0
+            np.multiply(scale, sum_xl, out=best)
             continue
-        # Sll > 0 wherever this holds: with Sll = 0, Sxl is 0 too.
-        better = sum_xl[t] * sum_xl[t] > best * sum_l2[t]
-        np.copyto(best, sum_xl[t] / sum_l2[t] * sum_xl[t], where=better)
-        np.maximum(won, better.view(np.uint8) * np.uint8(t), out=won)
-    winner = (won.astype(np.intp), np.arange(len(won)))
-    scale = np.where(flat | (sum_l2[winner] == 0), np.float32(0), sum_xl[winner] / sum_l2[winner])
-    _symmetric_levels(x, inverse[winner], nmax, levels)
+        at = (sum_xl * sum_xl > best * sum_l2).nonzero()[0]
+        better_xl = sum_xl[at]
+        scale[at] = better = better_xl / sum_l2[at]
+        best[at] = better * better_xl
+        won[at] = inverse[at]
+    _symmetric_levels(x, won, nmax, levels, rounding=rounding)
     # C gives an all-zero block the lowest code, as if each level were -nmax.
+    scale[flat] = 0
     levels[:, flat] = -nmax
     return scale, levels
+
+
+_TRIALS = (0, *range(-9, 0), *range(1, 10))
 
 
 def signed_refined(x: Floats, nmax: int) -> tuple[Floats, Floats]:
@@ -65,11 +74,23 @@ def signed_refined(x: Floats, nmax: int) -> tuple[Floats, Floats]:
     return scale, levels
 
 
-def _symmetric_levels(x: Floats, inverse: Floats, nmax: int, out: Floats, *, clipped: bool = True) -> None:
+def _symmetric_levels(
+    x: Floats,
+    inverse: Floats,
+    nmax: int,
+    out: Floats,
+    *,
+    clipped: bool = True,
+    rounding: Callable[..., object] = np.rint,
+) -> None:
     np.multiply(x, inverse, out=out)
-    np.rint(out, out=out)
+    rounding(out, out=out)
     if clipped:
         clip(out, np.float32(-nmax), np.float32(nmax - 1), out=out)
+
+
+def _round_as_c(x: Floats, *, out: Floats) -> None:
+    out[...] = nearest(x)
 
 
 def positive(x: Floats, weights: Floats, nmax: int) -> tuple[Floats, Bytes]:
@@ -108,43 +129,50 @@ def _refined(x: Floats, weights: Floats, levels: Floats, *, nmax: int, signed: b
 
     Signed levels lie in -nmax..nmax-1. Others have no lower bound in the sums, but are stored as C's uint8.
     """
-    lowest = np.float32(-nmax) if signed else np.float32(-np.inf)
-    highest = np.float32(nmax - 1) if signed else np.float32(nmax)
     weighted = weights * x
+    # What each element has in the sums; C adds these products too.
     part_xl, part_l2 = weighted * levels, weights * levels
     part_l2 *= levels
-    sum_xl, sum_l2 = np.add.reduce(part_xl, axis=0), np.add.reduce(part_l2, axis=0)
+    sums = np.stack((np.add.reduce(part_xl, axis=0), np.add.reduce(part_l2, axis=0)))
     if not signed and levels.min(initial=0) < 0:
         levels %= np.float32(256)
         part_xl, part_l2 = weighted * levels, weights * levels * levels
-    for _ in range(5):
-        settled = True
-        for i, level in enumerate(levels):
-            rest_xl, rest_l2 = sum_xl - part_xl[i], sum_l2 - part_l2[i]
-            moved = x[i] * rest_l2
-            moved /= rest_xl
-            round_in_place(moved)
-            clip(moved, lowest, highest, out=moved)
-            at = np.flatnonzero(moved != level)
-            if not len(at):
-                continue
-            rest_xl, rest_l2, moved = rest_xl[at], rest_l2[at], moved[at]
-            w, old_xl, old_l2 = weights[i, at], sum_xl[at], sum_l2[at]
-            trial_xl = rest_xl + weighted[i, at] * moved
-            trial_l2 = rest_l2 + w * moved * moved
-            better = (rest_xl > 0) & ((trial_l2 if signed else rest_l2) > 0)
-            better &= trial_xl * trial_xl * old_l2 > old_xl * old_xl * trial_l2
-            if not better.any():
-                continue
-            settled = False
-            at, moved, w = at[better], moved[better], w[better]
-            sum_xl[at], sum_l2[at] = trial_xl[better], trial_l2[better]
-            if not signed:
-                moved %= np.float32(256)
-            level[at] = moved
-            part_xl[i, at] = weighted[i, at] * moved
-            part_l2[i, at] = w * moved * moved
-        if settled:
-            break
+    bounds = (-nmax, nmax - 1) if signed else (-np.inf, nmax)
+    _refine((x, weights, weighted, levels, part_xl, part_l2), sums, bounds, rounds=5)
+    sum_xl, sum_l2 = sums
     scale: Floats = np.where(sum_l2 > 0, sum_xl / sum_l2, np.float32(0))
     return scale
+
+
+def _refine(columns: tuple[Floats, ...], sums: Floats, bounds: tuple[float, float], *, rounds: int) -> None:
+    """One round over all elements, then the rounds that are left for the columns in which something moved."""
+    lowest, highest = np.float32(bounds[0]), np.float32(bounds[1])
+    signed = bool(np.isfinite(lowest))
+    sum_xl, sum_l2 = sums
+    moving = np.zeros(len(sum_xl), np.bool_)
+    for x, weights, weighted, level, part_xl, part_l2 in zip(*columns, strict=True):
+        rest_xl, rest_l2 = sum_xl - part_xl, sum_l2 - part_l2
+        moved = x * rest_l2
+        moved /= rest_xl
+        round_in_place(moved)
+        clip(moved, lowest, highest, out=moved)
+        at = (moved != level).nonzero()[0]
+        rest_xl, rest_l2, moved, w = rest_xl[at], rest_l2[at], moved[at], weights[at]
+        trial_xl = rest_xl + weighted[at] * moved
+        trial_l2 = rest_l2 + w * moved * moved
+        better = trial_xl * trial_xl * sum_l2[at] > sum_xl[at] * sum_xl[at] * trial_l2
+        better &= (rest_xl > 0) & ((trial_l2 if signed else rest_l2) > 0)
+        at, moved, w = at[better], moved[better], w[better]
+        sum_xl[at], sum_l2[at] = trial_xl[better], trial_l2[better]
+        if not signed:
+            moved %= np.float32(256)
+        level[at] = moved
+        part_xl[at] = weighted[at] * moved
+        part_l2[at] = w * moved * moved
+        moving[at] = True
+    again = moving.nonzero()[0]
+    if rounds > 1 and len(again):
+        rest, rest_sums = tuple(a.take(again, axis=1) for a in columns), sums.take(again, axis=1)
+        _refine(rest, rest_sums, bounds, rounds=rounds - 1)
+        columns[3][:, again] = rest[3]
+        sums[:, again] = rest_sums

@@ -54,7 +54,7 @@ class Q3K(SuperBlocks):
             weights = to_columns(importance, 16) * np.sqrt(np.tile(sigma2, 16) + x * x)
             found, kept = symmetric(x, weights, 4)
             sums = np.add.reduce(weights, axis=0)
-            d, levels = symmetric(found.reshape(16, -1), sums.reshape(16, -1), 32)
+            d, levels = symmetric(found.reshape(16, -1), sums.reshape(16, -1), 32, finite=False)
             scales = (levels + np.float32(32)).astype(np.uint8)
         step = half(d) * (scales.astype(np.float32) - np.float32(32))
         codes = _final_codes(x, kept, step, 4)
