@@ -20,35 +20,7 @@ Ints = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float32]
 
 # Lists are stored in tables of these lengths, so that lists of nearly one length are searched together.
-_TABLE_LENGTHS = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    8,
-    9,
-    10,
-    12,
-    14,
-    16,
-    20,
-    24,
-    28,
-    32,
-    40,
-    48,
-    64,
-    80,
-    96,
-    128,
-    160,
-    208,
-    256,
-    320,
-)
+_TABLE_LENGTHS = (2, 4, 6, 8, 10, 12, 16, 20, 28, 40, 64, 96, 160, 320)
 
 # Odd value of the padding of a table: so far away that it is never the nearest.
 _FAR = np.float32(1024.0)

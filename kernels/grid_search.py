@@ -42,12 +42,12 @@ BORDER = 1 << 13
 _BORDER_FROM = np.float32(1 - 5e-5)
 
 # Error of d2 / s, relative to its parts: 2 sums of 8 terms with 3 roundings each, on both sides, and a margin.
-_ERROR = np.float32(3e-6)
+_ERROR = np.float32(1.2e-6)
 # Outside of these bounds of sum w x^2 float32 underflows or overflows somewhere.
 _SMALL, _LARGE = np.float32(1e-34), np.float32(1e34)
 
 # Elements of the scratch arrays of a search.
-_SCRATCH = 1 << 16
+_SCRATCH = 1 << 18
 
 
 class Overflow(KernelError):
@@ -94,12 +94,12 @@ class _Ladder:
     Attributes:
         bins: ratio times this is the number of the bin.
         words: level at each step, 16 bits a step, 4 steps a word: uint64 (bins, words).
-        unclear: whether the level may change, or border on a change, somewhere in the bin: (bins,).
+        unclear: bit t tells whether the level at step t changes, or borders on a change, in the bin: uint32 (bins,).
     """
 
     bins: np.float32
     words: npt.NDArray[np.uint64]
-    unclear: Mask
+    unclear: npt.NDArray[np.uint32]
 
 
 _BINS = 1 << 14
@@ -117,7 +117,8 @@ def _ladder(levels: int, inverse: tuple[float, ...]) -> _Ladder:
         np.clip(np.floor(edges / 2), 0, levels - 1).astype(np.uint16)
         for edges in (value - margin, value + width / 2 * steps, value + width * steps + margin)
     )
-    return _Ladder(np.float32(1 / width), level.view(np.uint64), (low != high).any(axis=1))
+    bit = np.left_shift(np.uint32(1), np.arange(len(steps), dtype=np.uint32))
+    return _Ladder(np.float32(1 / width), level.view(np.uint64), ((low != high) * bit).sum(axis=1, dtype=np.uint32))
 
 
 def ladder_states(book: Book, x: Floats, ladder: Floats, top: Floats) -> States:
@@ -136,7 +137,8 @@ def ladder_states(book: Book, x: Floats, ladder: Floats, top: Floats) -> States:
     table = _ladder(book.levels, tuple(ladder.tolist()))
     columns = x.reshape(group, -1, len(top))
     words = np.zeros((groups, table.words.shape[1]), np.uint64)
-    unclear = np.tile((top < _SMALL) | (top > _LARGE), columns.shape[1])
+    extreme = (top < _SMALL) | (top > _LARGE)
+    unclear = np.tile(np.where(extreme, np.uint32(0xFFFFFFFF), np.uint32(0)), columns.shape[1])
     to_bin = table.bins / top
     for values in columns[::-1]:
         bins = (values * to_bin).reshape(-1)
@@ -148,12 +150,18 @@ def ladder_states(book: Book, x: Floats, ladder: Floats, top: Floats) -> States:
         unclear |= table.unclear.take(index, mode="clip")
     state = words.view(np.uint16)
     again = np.flatnonzero(unclear)
-    if again.size:
-        rungs = np.pad(ladder, (0, state.shape[1] - len(ladder)), mode="edge")
-        some = np.repeat(x.take(again, axis=1), len(rungs), axis=1)
-        inverse = rungs / top[again % len(top)][:, None]
-        state[again] = states(book, some, inverse.reshape(-1)).reshape(-1, len(rungs))
+    bits = np.unpackbits(unclear[again].astype("<u4").view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")
+    which, step = np.nonzero(bits[:, : state.shape[1]])
+    which = again[which]
+    rungs = np.pad(ladder, (0, state.shape[1] - len(ladder)), mode="edge")
+    if which.size:
+        state[which, step] = states(book, x.take(which, axis=1), rungs[step] / top[remainder(which, len(top))])
     return state
+
+
+def remainder(values: Ints, divisor: int) -> Ints:
+    """values % divisor, faster: numpy divides by one number with multiplications, but not for remainders."""
+    return values - values // divisor * divisor
 
 
 def likely_points(
@@ -166,7 +174,7 @@ def likely_points(
         state: (groups, steps) from `states`.
         x: group-wise weights (group, groups).
         weight: group-wise importance (group, groups).
-        ladder: (steps,), ascending.
+        ladder: (steps,), ascending by equal steps; the last one may be repeated.
         top: (blocks,); the scale is top / ladder.
 
     Returns:
@@ -192,9 +200,10 @@ def likely_points(
         stride = max(_SCRATCH // (book.group * len(table.members)), 1)
         for low in range(bounds[number], bounds[number + 1], stride):
             part = order[low : min(low + stride, bounds[number + 1])]
-            group, step = np.divmod(at[part], steps)
+            group = at[part] // steps
+            step = at[part] - group * steps
             lines = _lines(table, book.column_of[bare[part]], x.take(group, axis=1), weight.take(group, axis=1))
-            run_point[part] = search.follow(lines, _Runs(at[part], length[part], step, top[group % len(top)]))
+            run_point[part] = search.follow(lines, _Runs(at[part], length[part], step, top[remainder(group, len(top))]))
     point = np.repeat(run_point, length)
     for positions, points in search.changes:
         point[positions] = points
@@ -297,6 +306,11 @@ class _RunSearch:
         self.changes: list[tuple[Ints, Points]] = []
         self.unsure: list[Ints] = []
 
+    def _rung(self, inverse: Floats) -> Floats:
+        """Place on the ladder, as a fraction of steps, of inverse scales times top."""
+        rung: Floats = (inverse - self._ladder[0]) / (self._ladder[1] - self._ladder[0])
+        return rung
+
     def follow(self, lines: _Lines, runs: _Runs) -> Points:
         """Best neighbour at the first step of each run.
 
@@ -320,10 +334,11 @@ class _RunSearch:
 
     def _cross(self, lines: _Lines, runs: _Runs, first: Ints, last: Ints) -> Mask:
         """Record the change from one neighbour to another; False for runs where there is more to it."""
-        place = np.arange(len(first))
-        C, B2 = lines.C[first, place], lines.B2[first, place]
-        slope = lines.C[last, place] - C
-        s = (lines.B2[last, place] - B2) / slope
+        before, after = (rank * len(first) + np.arange(len(first)) for rank in (first, last))
+        flat_C, flat_B2 = lines.C.reshape(-1), lines.B2.reshape(-1)
+        C, B2 = flat_C.take(before), flat_B2.take(before)
+        slope = flat_C.take(after) - C
+        s = (flat_B2.take(after) - B2) / slope
         score = s * C - B2
         error = lines.error(s, score)
         near = (lines.scores(s) <= score + 2 * error).view(np.uint8)
@@ -331,8 +346,9 @@ class _RunSearch:
         reach = 2 * error / slope
         # Steps from `cut` on have changed; those before `clear` are within rounding of the crossing.
         last_step = runs.step + runs.length - 1
-        cut = np.clip(np.searchsorted(self._ladder, runs.top / (s + reach)), runs.step + 1, last_step)
-        clear = np.clip(np.searchsorted(self._ladder, runs.top / (s - reach), side="right"), cut, last_step)
+        cut = np.clip(np.ceil(self._rung(runs.top / (s + reach))), runs.step + 1, last_step).astype(np.intp)
+        later = np.floor(self._rung(runs.top / np.maximum(s - reach, _SMALL))) + 1
+        clear = np.clip(later, cut, last_step).astype(np.intp)
         begin = (runs.at + cut - runs.step)[simple]
         size = (last_step + 1 - cut)[simple]
         self.changes.append((_positions(begin, size), np.repeat(lines.points(last)[simple], size)))
@@ -484,7 +500,7 @@ def search(
     filled = np.pad(ladder, (0, state.shape[1] - len(ladder)), mode="edge")
     point, unsure = likely_points(book, state, columns, importance, filled, top)
     group, step = np.divmod(unsure, len(filled))
-    exact_scale = np.float32(1) / (filled[step] / top[group % blocks])
+    exact_scale = np.float32(1) / (filled[step] / top[remainder(group, blocks)])
     at = (group, step)
     point[at] = settled(book, book.odd, state[at], columns, importance, group, exact_scale)
     by_step = np.ascontiguousarray(point.T).reshape(len(filled), -1, blocks)
