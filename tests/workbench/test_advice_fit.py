@@ -75,6 +75,46 @@ def test_real_shapes_need_what_llama_cpp_reports(
     assert predicted == pytest.approx(real, rel=0.01)
 
 
+# From the same log, for models of eight layers or so with real widths: architecture, metadata, and the cache in MiB
+# (states of hybrids included) at a context of 4,096 and of 16,384 tokens for one user, and of 4,096 for each of four.
+HYBRID = {"ssm.conv_kernel": 4, "ssm.inner_size": 8192, "ssm.state_size": 16}
+FALCON = {"ssm.conv_kernel": 4, "ssm.inner_size": 3072, "ssm.state_size": 256, "ssm.group_count": 1}
+HEADS_128 = {"attention.key_length": 128, "attention.value_length": 128}
+HEADS_64 = {"attention.key_length": 64, "attention.value_length": 64}
+HEADS_256 = {"attention.key_length": 256, "attention.value_length": 256}
+CACHES: list[tuple[str, tuple[int, int, int], object, dict[str, object], tuple[float, float, float]]] = [
+    ("cohere2", (8, 4096, 32), 8, {"attention.sliding_window": 4096}, (128.0, 236.0, 512.0)),
+    ("gpt-oss", (6, 2880, 64), 8, HEADS_64 | {"attention.sliding_window": 128}, (28.5, 100.5, 114.0)),
+    ("lfm2", (8, 2048, 32), [0, 0, 8, 0, 0, 8, 0, 0], {"shortconv.l_cache": 3}, (16.09, 64.09, 64.38)),
+    ("jamba", (8, 4096, 32), [0, 0, 0, 0, 8, 0, 0, 0], HYBRID, (20.16, 68.16, 80.62)),
+    ("falcon-h1", (6, 2560, 12), 2, HEADS_128 | FALCON, (42.25, 114.25, 168.98)),
+    ("gemma3n", (30, 2048, 8), 2, HEADS_256 | {"attention.sliding_window": 512}, (64.0, 160.0, 256.0)),
+]
+
+
+@pytest.mark.parametrize(("architecture", "sizes", "kv_heads", "extra", "reported"), CACHES, ids=[c[0] for c in CACHES])
+def test_windows_hybrids_and_shared_layers_need_what_llama_cpp_reports(
+    architecture: str,
+    sizes: tuple[int, int, int],
+    kv_heads: object,
+    extra: dict[str, object],
+    reported: tuple[float, float, float],
+) -> None:
+    layers, width, heads = sizes
+    metadata = {
+        "block_count": layers,
+        "embedding_length": width,
+        "attention.head_count": heads,
+        "attention.head_count_kv": kv_heads,
+        "feed_forward_length": 8192,
+        **extra,
+    }
+    model = shapes.make(architecture, metadata, {"token_embd.weight": (width, 1000)})
+    setups = (Setup(4096), Setup(16384), Setup(4096, 4))
+    predicted = [running(model, setup).kv_cache / MIB for setup in setups]
+    assert predicted == pytest.approx(reported, abs=0.02)
+
+
 @pytest.mark.parametrize("kind", ["llama_tied", "llama_moe_8", "gemma2", "gemma3", "gpt2", "mamba", "deepseek2"])
 @pytest.mark.parametrize("context", [512, 3000])
 def test_small_models_take_what_was_predicted(tmp_path: Path, kind: str, context: int) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
 
 from quantdeck.workbench.advice import Corrections, OtherMachine, Wish, advise
-from quantdeck.workbench.errors import BadArgument
+from quantdeck.workbench.errors import BadArgument, QuantdeckError
 from quantdeck.workbench.hardware import Hardware
 from quantdeck.workbench.model import Model, read_model
 from quantdeck.workbench.recipe import Recipe, Request, make_recipe
@@ -199,3 +200,35 @@ def test_source_levels_larger_than_the_source_are_left_out() -> None:
     assert "F16" in levels and not {"F32", "BF16", "MXFP4_MOE"} & levels
     assert {"F32", "F16", "BF16"} <= {row.level for row in advise(full, machine(32), Wish(), DDR5).candidates}
     assert "MXFP4_MOE" in {row.level for row in advise(shapes.mixtral_8x7b(), machine(32), Wish(), DDR5).candidates}
+
+
+_KEYS = ["context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.sliding_window", "attention.sliding_window_pattern", "expert_count", "expert_used_count", "ssm.conv_kernel", "ssm.inner_size", "full_attention_interval", "nextn_predict_layers", "num_loops", "wkv.head_size"]
+_VALUES = (0, 1, -1, 7, 2**31 - 1, 2**32 - 1, 0.5, "x", True, [1, 2], [0] * 4, ["a"])
+_ARCHITECTURES = (
+    "llama",
+    "gemma3n",
+    "mamba",
+    "jamba",
+    "qwen3next",
+    "deepseek2",
+    "bert",
+    "nanbeige",
+    "clip",
+    "\x1b[31m",
+)
+
+
+def test_hostile_metadata_end_in_advice_or_in_one_sentence() -> None:
+    chance = random.Random(1)
+    refused = 0
+    for _ in range(120):
+        extra = {key: chance.choice(_VALUES) for key in chance.sample(_KEYS, chance.randint(0, 3))}
+        model = shapes.transformer(4, 512, 1024, 8, 4, 1000, architecture=chance.choice(_ARCHITECTURES), extra=extra)
+        if chance.random() < 0.1:
+            model = replace(model, tensors=model.tensors[: chance.randint(0, 2)])
+        try:
+            advise(model, machine(chance.choice((0, 1, 16))), Wish(), DDR5, writable=anything)
+        except QuantdeckError as problem:
+            refused += 1
+            assert str(problem).isprintable()
+    assert 0 < refused < 120

@@ -124,12 +124,17 @@ def per_layer(model: Model, key: str, layers: int, default: int = 0) -> list[int
     return ([_whole(model, key, item) for item in found] + [0] * layers)[:layers]
 
 
-def layer_count(model: Model) -> int:
-    """Layers that are run for a token; blocks that only predict further tokens are left out."""
+def block_count(model: Model) -> int:
+    """All layers of the file. ValidationFailed for more than llama.cpp can run."""
     layers = number(model, "{arch}.block_count")
     if layers > MAX_LAYERS:
-        raise ValidationFailed(f"{printable(model.path.name)} is damaged: it claims {layers} layers.")
-    return max(0, layers - number(model, "{arch}.nextn_predict_layers"))
+        raise ValidationFailed(f"{printable(model.path.name)} is damaged: it claims {layers:,} layers.")
+    return layers
+
+
+def layer_count(model: Model) -> int:
+    """Layers that are run for a token; blocks that only predict further tokens are left out."""
+    return max(0, block_count(model) - number(model, "{arch}.nextn_predict_layers"))
 
 
 def cache_layout(model: Model) -> CacheLayout:

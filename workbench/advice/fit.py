@@ -14,7 +14,7 @@ from functools import cached_property
 from ...kernels import TYPES
 from ..model import Model
 from ..recipe import Recipe
-from .cache import ENCODERS, CacheLayout, cache_layout, layer_count, number, per_layer
+from .cache import ENCODERS, CacheLayout, block_count, cache_layout, number, per_layer
 
 MIB = 1 << 20
 CARD_MARGIN = 1024 * MIB
@@ -94,7 +94,7 @@ def footprint(model: Model, recipe: Recipe | None = None) -> Footprint:
         sizes = ((tensor.name, tensor.n_bytes) for tensor in model.tensors)
     else:
         sizes = ((choice.tensor.name, choice.n_bytes) for choice in recipe.tensors)
-    count = max(1, layer_count(model) + number(model, "{arch}.nextn_predict_layers"))
+    count = max(1, block_count(model))
     layers, active = [0] * count, [0.0] * count
     tables = output = embedding = 0
     used = _expert_shares(model, count)
