@@ -53,12 +53,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Imatrix:
-    """An importance matrix in memory. `chunk_size` in tokens, 0 where the file does not say (legacy)."""
+    """An importance matrix in memory. `chunk_size` in tokens, 0 where the file does not say (legacy).
+
+    `extra` holds further metadata of a GGUF, as strings.
+    """
 
     entries: Mapping[str, Entry] = field(repr=False)
     datasets: tuple[str, ...] = ()
     chunk_count: int = 0
     chunk_size: int = 0
+    extra: Mapping[str, str] = field(default_factory=dict)
 
     def weights_for(self, tensor: Tensor) -> Floats | None:
         """Importance float32 (n_matrices, n_in) of a weight, None where the matrix does not cover it.
@@ -85,6 +89,7 @@ class ImatrixFile:
         self.datasets = self._index.datasets
         self.chunk_count = self._index.chunk_count
         self.chunk_size = self._index.chunk_size
+        self.extra = self._index.extra
 
     @property
     def names(self) -> frozenset[str]:
@@ -116,17 +121,25 @@ def read_imatrix(path: Path) -> Imatrix:
     """All of a file, GGUF or legacy; errors as `ImatrixFile`."""
     file = ImatrixFile(path)
     return Imatrix(
-        {name: file.entry(name) for name in sorted(file.names)}, file.datasets, file.chunk_count, file.chunk_size
+        {name: file.entry(name) for name in sorted(file.names)},
+        file.datasets,
+        file.chunk_count,
+        file.chunk_size,
+        file.extra,
     )
 
 
-def write_imatrix(path: Path, imatrix: Imatrix) -> None:
-    """Write the GGUF form, byte for byte as llama-imatrix would with these sums; atomically."""
+def write_imatrix(path: Path, imatrix: Imatrix, durable: bool = True) -> None:
+    """Write the GGUF form, byte for byte as llama-imatrix would with these sums; atomically.
+
+    Not `durable`: it survives our death, but perhaps not the machine's; for states that are written again and again.
+    """
     metadata = {
         "general.type": value("string", "imatrix"),
         "imatrix.datasets": array("string", imatrix.datasets),
         "imatrix.chunk_count": value("uint32", imatrix.chunk_count),
         "imatrix.chunk_size": value("uint32", imatrix.chunk_size),
+        **{key: value("string", text) for key, text in imatrix.extra.items()},
     }
     tensors: list[tuple[str, tuple[int, ...], str]] = []
     contents: list[npt.NDArray[np.float32]] = []
@@ -140,7 +153,12 @@ def write_imatrix(path: Path, imatrix: Imatrix) -> None:
     content[: header.data_offset] = header.content
     for offset, numbers in zip(header.offsets, contents, strict=True):
         content[offset : offset + numbers.nbytes] = np.ascontiguousarray(numbers).astype("<f4", copy=False).tobytes()
-    write_atomically(path, bytes(content))
+    if durable:
+        write_atomically(path, bytes(content))
+        return
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
 def write_legacy_imatrix(path: Path, imatrix: Imatrix) -> None:
@@ -179,6 +197,7 @@ class _Index:
     datasets: tuple[str, ...]
     chunk_count: int
     chunk_size: int
+    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 def _gguf_index(path: Path) -> _Index:
@@ -191,7 +210,9 @@ def _gguf_index(path: Path) -> _Index:
         raise _bad(path, "its list of data sets is not a list of names")
     if not isinstance(count, int) or not isinstance(size, int):
         raise _bad(path, "its chunk count or size is not a number")
-    return _Index(_gguf_places(path, file), tuple(datasets), count, size)
+    others = {key: file.metadata[key].python for key in file.metadata.keys() - {*keys, "general.type"}}
+    extra = {key: text for key, text in others.items() if isinstance(text, str)}
+    return _Index(_gguf_places(path, file), tuple(datasets), count, size, extra)
 
 
 def _gguf_places(path: Path, file: GgufFile) -> dict[str, _Place]:

@@ -1,4 +1,7 @@
-"""The only place that touches llama.cpp, always in a child process."""
+"""The only place that touches llama.cpp, always in a child process.
+
+What is measured over whole texts, and needs numpy, is imported by name: `llama.calibrate`, `llama.evaluate`.
+"""
 
 from .contract import (
     Buffer,
@@ -14,11 +17,12 @@ from .contract import (
 )
 from .llama import Llama
 from .smoke import SmokeResult, SmokeVerdict, smoke_test, verdict
-from .troubles import LlamaCrashed, LlamaFailed, LoadCancelled
+from .troubles import Cancelled, LlamaCrashed, LlamaFailed, LoadCancelled
 from .verify import verify
 
 __all__ = [
     "Buffer",
+    "Cancelled",
     "ChatDone",
     "ChatEvent",
     "Llama",

@@ -361,6 +361,39 @@ class Engine:
             raise ContextFull
         raise Refused(self.log.reason(f"llama_decode failed with code {code}"))
 
+    def compute_chunk(self, tokens: Sequence[int], first_output: int, tail: int = 0) -> None:
+        """Compute `tokens` from an empty context, with logits from position `first_output` on.
+
+        The first token becomes BOS where the vocabulary wants one; the last `tail` tokens are a step of their own.
+        `Stopped` on cancel.
+        """
+        self.forget()
+        tokens = [self.bos, *tokens[1:]] if self.adds_bos else tokens
+        cut = len(tokens) - tail
+        self._decode_at(0, tokens[:cut], first_output)
+        if tail:
+            self._decode_at(cut, tokens[cut:], first_output)
+
+    def _decode_at(self, position: int, tokens: Sequence[int], first_output: int) -> None:
+        batch = lib.llama_batch_init(len(tokens), 0, 1)
+        try:
+            for i, token in enumerate(tokens):
+                batch.token[i] = token
+                batch.pos[i] = position + i
+                batch.n_seq_id[i] = 1
+                batch.seq_id[i][0] = 0
+                batch.logits[i] = position + i >= first_output
+            batch.n_tokens = len(tokens)
+            self.life.check()
+            self._allow_abort(True)
+            code = lib.llama_decode(self.ctx, batch)
+        finally:
+            lib.llama_batch_free(batch)
+        if code == _ABORTED:
+            raise Stopped
+        if code != 0:
+            raise Refused(self.log.reason(f"llama_decode failed with code {code}"))
+
     def logits(self, index: int = -1) -> npt.NDArray[np.float32]:
         """Logits (n_vocab,) of an output of the last batch, a view that the next batch overwrites."""
         return np.ctypeslib.as_array(lib.llama_get_logits_ith(self.ctx, index), (self.n_vocab,))

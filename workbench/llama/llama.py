@@ -136,7 +136,7 @@ def start(
     check(path, settings)
     what = f"{printable(path.name)} could not be loaded"
     child = Child(log_folder, path.name, patience)
-    watch = _Watch(cancelled, child)
+    watch = Watch(cancelled, child)
     try:
         done: Line = {}
         with watch:
@@ -204,7 +204,7 @@ def model_info(facts: Line) -> ModelInfo:
     return ModelInfo(**fields)
 
 
-class _Watch:
+class Watch:
     """Asks `cancelled` while a model loads, and passes the wish on; ends the child if llama.cpp does not hear it."""
 
     def __init__(self, cancelled: Callable[[], bool] | None, child: Child) -> None:

@@ -47,7 +47,7 @@ def load(
     engine.life.check()
     why_not = _why_no_chat(engine) if with_context else "the model was not loaded for chatting"
     if not why_not:
-        engine.conversation = _conversation(engine, reply)
+        engine.conversation = read_conversation(engine, reply)
     log_text = "".join(engine.log.kept or ())
     engine.log.kept = None
     return {
@@ -111,7 +111,7 @@ def _why_no_chat(engine: Engine) -> str:
     return ""
 
 
-def _conversation(engine: Engine, reply: Reply) -> Conversation:
+def read_conversation(engine: Engine, reply: Reply) -> Conversation:
     """Compile the template and try it once, so that its faults show before the first message."""
     raw = lib.llama_model_chat_template(engine.model, None)
     if not raw:

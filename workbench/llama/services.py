@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .serve_calibrate import calibrate
 from .serve_chat import chat, complete, tokenize
 from .serve_load import load
 from .serve_verify import verify
@@ -21,4 +22,5 @@ SERVICES: dict[str, Service] = {
     "complete": complete,
     "tokenize": tokenize,
     "verify": verify,
+    "calibrate": calibrate,
 }

@@ -73,26 +73,26 @@ class ChatTemplate:
         with _limits():
             self._template = _environment().from_string(source)
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The prompt, ready for the assistant to go on.
+    def render(self, messages: Sequence[Mapping[str, Any]], answer: bool = True) -> str:
+        """The conversation as text, ready for the assistant to go on if `answer`.
 
         A system turn that the template refuses or drops is folded into the first user turn.
         """
         try:
-            text = self._render(messages)
+            text = self._render(messages, answer)
         except TemplateFailed:
             if not _has_system(messages):
                 raise
-            return self._render(fold_system(messages))
+            return self._render(fold_system(messages), answer)
         if _has_system(messages) and messages[0]["content"].strip() not in text:
             with contextlib.suppress(TemplateFailed):
-                return self._render(fold_system(messages))
+                return self._render(fold_system(messages), answer)
         return text
 
-    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def _render(self, messages: Sequence[Mapping[str, Any]], answer: bool) -> str:
         pieces: list[str] = []
         length = 0
-        variables = {"messages": [dict(m) for m in messages], "add_generation_prompt": True, **self._globals}
+        variables = {"messages": [dict(m) for m in messages], "add_generation_prompt": answer, **self._globals}
         with _limits():
             for piece in self._template.generate(variables):
                 length += len(piece)
@@ -110,7 +110,7 @@ class Conversation:
     notice: str = ""
 
 
-def fold_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+def fold_system(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Conversation without a system turn: its text goes before the first user turn's."""
     system, rest = messages[0]["content"], [dict(m) for m in messages[1:]]
     if rest and rest[0]["role"] == "user":
@@ -119,18 +119,18 @@ def fold_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     return [{"role": "user", "content": system}, *rest]
 
 
-def plain_prompt(messages: Sequence[Mapping[str, str]]) -> str:
-    """A format that any model can follow, for those without a template of their own; it ends with `PLAIN_STOPS`."""
+def plain_prompt(messages: Sequence[Mapping[str, Any]], answer: bool = True) -> str:
+    """A format that any model can follow, for those without a template; its answers end with `PLAIN_STOPS`."""
     turns = [
         message["content"].strip()
         if message["role"] == "system"
         else f"{message['role'].capitalize()}: {message['content'].strip()}"
         for message in messages
     ]
-    return "\n\n".join([*turns[:1], *turns[1:]]) + "\n\nAssistant:"
+    return "\n\n".join([*turns, "Assistant:"] if answer else turns)
 
 
-def _has_system(messages: Sequence[Mapping[str, str]]) -> bool:
+def _has_system(messages: Sequence[Mapping[str, Any]]) -> bool:
     return bool(messages) and messages[0]["role"] == "system" and bool(messages[0]["content"].strip())
 
 

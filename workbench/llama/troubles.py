@@ -33,7 +33,11 @@ class LlamaCrashed(LlamaFailed):
     """The child process died or had to be ended; another model can be loaded at once."""
 
 
-class LoadCancelled(LlamaFailed):
+class Cancelled(LlamaFailed):
+    """The user stopped it."""
+
+
+class LoadCancelled(Cancelled):
     """The user stopped the loading."""
 
 

@@ -30,7 +30,7 @@ class Sample:
     @cached_property
     def model(self) -> Path:
         """The F16 GGUF."""
-        return _unpacked.enter_context(as_file(files(__package__) / "sample-f16.gguf"))
+        return self._file("sample-f16.gguf")
 
     @cached_property
     def questions(self) -> tuple[Question, ...]:
@@ -47,6 +47,16 @@ class Sample:
         """Text for importance matrices; it holds chat markers too."""
         return self._text("calibration.txt")
 
+    @cached_property
+    def eval_file(self) -> Path:
+        """`eval_text` as a real file."""
+        return self._file("eval.txt")
+
+    @cached_property
+    def calibration_file(self) -> Path:
+        """`calibration_text` as a real file."""
+        return self._file("calibration.txt")
+
     @property
     def card(self) -> str:
         """The model card, Markdown."""
@@ -61,6 +71,9 @@ class Sample:
         """True for the sample and its quantizations; `metadata` as plain values or as `model.Value`s by GGUF key."""
         name = metadata.get("general.name")
         return bool(getattr(name, "python", name) == _NAME)
+
+    def _file(self, name: str) -> Path:
+        return _unpacked.enter_context(as_file(files(__package__) / name))
 
     def _text(self, name: str) -> str:
         return (files(__package__) / name).read_text("utf-8")

@@ -1,0 +1,162 @@
+"""Statistics of what goes into matrix multiplications, gathered while llama.cpp computes. Child process only.
+
+A statistic is a function of rows of activations whose results add up over rows: sums of squares today (for
+importance matrices), sums of absolute values or Gram matrices for later formats.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llama_cpp import llama_cpp as lib
+
+from .tensors import F32, Tensor, TensorPointer, check_layout, numbers, operation_number, weight_name
+
+Floats = npt.NDArray[np.float32]
+
+FEWEST_ROWS = 16  # as llama.cpp's tool: below it, what is multiplied is no batch of tokens
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """`measure`: rows float32 (n, k) to an array that adds up over rows, measure(a) + measure(b) = measure(a, b)."""
+
+    name: str
+    measure: Callable[[Floats], Floats]
+
+
+def sums_of_squares(rows: Floats) -> Floats:
+    """Sum over rows of x^2, float32 (k,)."""
+    result: Floats = np.einsum("ij,ij->j", rows, rows)
+    return result
+
+
+SQUARES = Statistic("squares", sums_of_squares)
+
+
+@dataclass
+class Totals:
+    """What was gathered for one weight: `sums` (slots, ...), one slot an expert or a matrix, and `counts` of rows.
+
+    Experts have a count each; all matrices of a dense weight share one.
+    """
+
+    sums: Floats
+    counts: npt.NDArray[np.int64]
+
+
+@dataclass
+class Collector:
+    """An eval callback that measures the inputs of weights named `blk.*` (and `output.weight`, if wanted).
+
+    Nothing raised in a callback reaches anybody: the first problem is kept in `problem`, for the caller to look at.
+    """
+
+    statistic: Statistic
+    with_output: bool = False
+    totals: dict[str, Totals] = field(default_factory=dict)
+    problem: str = ""
+
+    def __post_init__(self) -> None:
+        check_layout()
+        self._dense = operation_number("MUL_MAT")
+        self._experts = operation_number("MUL_MAT_ID")
+        self._shared: tuple[int, set[str], Floats] | None = None
+        self.callback: Any = lib.ggml_backend_sched_eval_callback(self._evaluate)
+
+    def _evaluate(self, address: int, ask: bool, _data: int | None) -> bool:
+        try:
+            tensor = ctypes.cast(address, TensorPointer).contents
+            if ask:
+                return self._wants(tensor)
+            if self._is_end(tensor):
+                return False  # ends the graph: logits are not needed, and with a large vocabulary cost much
+            if tensor.op == self._experts:
+                self._take_experts(tensor)
+            else:
+                self._take_dense(tensor)
+        except Exception as error:
+            self.problem = self.problem or f"{type(error).__name__}: {error}"
+        return True
+
+    def _is_end(self, tensor: Tensor) -> bool:
+        return not self.with_output and bytes(tensor.name) == b"result_norm"
+
+    def _wants(self, tensor: Tensor) -> bool:
+        if self._is_end(tensor):
+            return True
+        if tensor.op == self._experts:
+            return True
+        if tensor.op != self._dense:
+            return False
+        inputs = tensor.src[1].contents
+        if inputs.type != F32 or inputs.ne[1] < FEWEST_ROWS:
+            return False
+        name = weight_name(tensor.src[0].contents)
+        return name.startswith("blk.") or (self.with_output and name == "output.weight")
+
+    def _take_dense(self, tensor: Tensor) -> None:
+        weight, inputs = tensor.src[0].contents, tensor.src[1]
+        name = weight_name(weight)
+        n2, n3 = int(weight.ne[2]), int(weight.ne[3])
+        if n2 * n3 > 1:
+            self._take_matrices(name, numbers(inputs.contents, np.float32), n2, n3)
+            return
+        rows = int(inputs.contents.ne[1] * inputs.contents.ne[2] * inputs.contents.ne[3])
+        self._add(name, 1, 0, self._measure_shared(name, inputs), rows)
+
+    def _measure_shared(self, name: str, inputs: Any) -> Floats:
+        """q, k and v, or gate and up, have the same input: it is measured once. A weight seen again has a new input."""
+        address = ctypes.addressof(inputs.contents)
+        if self._shared is not None and self._shared[0] == address and name not in self._shared[1]:
+            self._shared[1].add(name)
+            return self._shared[2]
+        rows = numbers(inputs.contents, np.float32)
+        measured = self.statistic.measure(rows.reshape(-1, rows.shape[-1]))
+        self._shared = (address, {name}, measured)
+        return measured
+
+    def _take_matrices(self, name: str, inputs: Floats, n2: int, n3: int) -> None:
+        """A weight of several matrices: each has its own inputs, and one count serves all, as in llama.cpp's tool."""
+        for i3 in range(inputs.shape[0]):
+            for i2 in range(inputs.shape[1]):
+                measured = self.statistic.measure(inputs[i3, i2])
+                total = self._total(name, n2 * n3, 1, measured)
+                self._put(name, total, (i3 % n3) * n2 + i2 % n2, measured)
+        self.totals[name].counts[0] += inputs.shape[0] * inputs.shape[1] * inputs.shape[2] // (n2 * n3)
+
+    def _take_experts(self, tensor: Tensor) -> None:
+        """inputs (1, tokens, used or 1, k), chosen experts (tokens, used)."""
+        weight = tensor.src[0].contents
+        name, n_experts = weight_name(weight), int(weight.ne[2])
+        inputs = numbers(tensor.src[1].contents, np.float32)[0]
+        chosen = numbers(tensor.src[2].contents, np.int32)[0, 0]
+        for expert in np.unique(chosen):
+            token, place = np.nonzero(chosen == expert)
+            measured = self.statistic.measure(inputs[token, place % inputs.shape[1]])
+            self._add(name, n_experts, int(expert), measured, len(token))
+
+    def _add(self, name: str, n_slots: int, slot: int, measured: Floats, n_rows: int) -> None:
+        total = self._total(name, n_slots, n_slots, measured)
+        self._put(name, total, slot, measured)
+        total.counts[slot] += n_rows
+
+    def _total(self, name: str, n_slots: int, n_counts: int, measured: Floats) -> Totals:
+        shape = (n_slots, *measured.shape)
+        total = self.totals.get(name)
+        if total is None:
+            total = Totals(np.zeros(shape, np.float32), np.zeros(n_counts, np.int64))
+            self.totals[name] = total
+        elif total.sums.shape != shape:
+            total.sums = total.sums.reshape(shape)  # read back from a file, which holds it flat
+        return total
+
+    def _put(self, name: str, total: Totals, slot: int, measured: Floats) -> None:
+        total.sums[slot] += measured
+        if not np.isfinite(total.sums[slot]).all():
+            self.problem = self.problem or f"the inputs of {name} are not numbers (NaN)"
