@@ -202,7 +202,10 @@ def test_source_levels_larger_than_the_source_are_left_out() -> None:
     assert "MXFP4_MOE" in {row.level for row in advise(shapes.mixtral_8x7b(), machine(32), Wish(), DDR5).candidates}
 
 
-_KEYS = ["context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.sliding_window", "attention.sliding_window_pattern", "expert_count", "expert_used_count", "ssm.conv_kernel", "ssm.inner_size", "full_attention_interval", "nextn_predict_layers", "num_loops", "wkv.head_size"]
+_KEYS = ("context_length", "embedding_length", "block_count", "feed_forward_length", "expert_count", "num_loops")
+_KEYS += tuple(f"attention.{name}" for name in ("head_count", "head_count_kv", "key_length", "sliding_window"))
+_KEYS += ("attention.sliding_window_pattern", "expert_used_count", "ssm.conv_kernel", "ssm.inner_size")
+_KEYS += ("full_attention_interval", "nextn_predict_layers", "wkv.head_size")
 _VALUES = (0, 1, -1, 7, 2**31 - 1, 2**32 - 1, 0.5, "x", True, [1, 2], [0] * 4, ["a"])
 _ARCHITECTURES = (
     "llama",
