@@ -69,8 +69,14 @@ class BlockCodec:
         raise NotImplementedError
 
 
-def slices(count: int, step: int) -> Iterator[slice]:
-    """Consecutive slices of at most `step` over `count` items."""
+def slices(count: int, most: int) -> Iterator[slice]:
+    """Consecutive slices of `count` items, at most `most` long: few, and about equal, for each costs its calls."""
+    parts = max(1, -(-count // most))
+    step = -(-count // parts // 16) * 16
+    if step % 256 == 0:
+        # See CHUNK.
+        step += 16
+    step = min(step, most)
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
