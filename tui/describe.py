@@ -109,7 +109,7 @@ def progress_words(job: JobSnapshot) -> str:
     return STATUS_WORDS[job.status] + (f": {printable(job.message)}" if job.message else "")
 
 
-LEVEL_COLUMNS = ("level", "file", "bits/w", "memory", "fits, to spare", "tokens/s", "quality")
+LEVEL_COLUMNS = ("level", "file", "bits/w", "memory", "fits, to spare", "tok/s", "quality")
 LEVEL_COLUMNS_RIGHT = (1, 2, 3, 4, 5)
 FASTEST_SHOWN = 1000
 SIXTEEN_BIT_ENDINGS = ("f16", "bf16", "f32", "fp16", "fp32")

@@ -15,16 +15,16 @@ from ...workbench.profile import ChatSettings
 from ...workbench.session import Session
 
 LABELS = {
-    "system_prompt": ("System prompt", "what the model is told before the conversation"),
-    "temperature": ("Temperature", "0 always takes the likeliest token; 0.7 is lively"),
-    "top_p": ("Top p", "only the likeliest tokens that make up this share; 1 is off"),
-    "top_k": ("Top k", "only this many of the likeliest tokens; 0 is off"),
-    "min_p": ("Min p", "nothing below this share of the likeliest token; 0 is off"),
-    "repeat_penalty": ("Repeat penalty", "above 1 discourages repetition; 1 is off"),
-    "seed": ("Seed", "the same seed gives the same answer; empty draws one"),
+    "system_prompt": ("System prompt", "what the model is told first"),
+    "temperature": ("Temperature", "0: always the likeliest token"),
+    "top_p": ("Top p", "the likeliest tokens of this share; 1: off"),
+    "top_k": ("Top k", "so many of the likeliest tokens; 0: off"),
+    "min_p": ("Min p", "nothing below this share of the top; 0: off"),
+    "repeat_penalty": ("Repeat penalty", "above 1 discourages repetition; 1: off"),
+    "seed": ("Seed", "same seed, same answer; empty: random"),
     "max_tokens": ("Longest answer", "in tokens"),
-    "context": ("Context", "in tokens; 0 is the model's own, up to 4,096"),
-    "threads": ("Threads", "0 leaves one core free"),
+    "context": ("Context", "in tokens; 0: the model's, up to 4,096"),
+    "threads": ("Threads", "0: all cores but one"),
 }
 NEEDS_RELOAD = ("context", "threads")
 

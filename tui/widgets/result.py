@@ -12,6 +12,7 @@ from ..describe import LEVEL_COLUMNS, LEVEL_COLUMNS_RIGHT, headline, level_cells
 from .grid import Grid
 
 WHY_SHOWN = 2
+ROOMY = 36
 FIT_COLOURS = {"yes": "fit-ok", "tight": "fit-tight", "no": "fit-no"}
 
 
@@ -26,8 +27,10 @@ class ResultPane(Vertical):
     def show(self, advice: Advice) -> None:
         """Show an advice."""
         self.query_one("#headline", Static).update(printable(headline(advice)))
-        sentences = list(advice.hints if advice.level is None else advice.why)[:WHY_SHOWN]
-        self.query_one("#why", Static).update(printable("\n".join(f"• {s}" for s in sentences) + "\n(w: all reasons)"))
+        reasons = advice.hints if advice.level is None else advice.why
+        shown = reasons if self.app.size.height >= ROOMY else reasons[:WHY_SHOWN]
+        more = "" if len(shown) == len(reasons) else "\n(w: all reasons)"
+        self.query_one("#why", Static).update(printable("\n".join(f"• {sentence}" for sentence in shown) + more))
         table = self.query_one(Grid)
         table.show([(row.level, level_cells(advice, row)) for row in advice.candidates])
         table.go_to(advice.level or "")
