@@ -188,15 +188,14 @@ def _mean_of_squares(rows: Floats) -> Floats:
     """The mean of x^2 of each row of (n, k), added from the first to the last weight: (n,)."""
     n, k = rows.shape
     total = np.zeros(n, np.float32)
-    step = 256
-    # Columns some cache lines apart from the next row's, so that the transpose below does not thrash.
-    squares = np.empty((n, step + 16), np.float32)
-    for part in slices(k, step):
-        width = part.stop - part.start
-        np.square(rows[:, part], out=squares[:, :width])
-        terms = columns(squares[:, :width])
-        terms[0] += total
-        total = add_down(terms)
+    width = 256
+    for few in slices(n, 512):
+        # Rows some cache lines longer than they need be, so that the transpose below does not thrash.
+        squares = np.empty((few.stop - few.start, width + 16), np.float32)
+        for part in slices(k, width):
+            terms = columns(np.square(rows[few, part], out=squares[:, : part.stop - part.start]))
+            terms[0] += total[few]
+            total[few] = add_down(terms)
     total /= np.float32(k)
     return total
 

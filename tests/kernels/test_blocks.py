@@ -48,14 +48,23 @@ def test_without_einsum(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert_exact(rows.make("gaussian", 3, k), name, rows.imatrix(k))
 
 
+@pytest.mark.parametrize("k", [256, 1 << 16])
 @pytest.mark.parametrize("name", NAMES)
-def test_scratch_does_not_grow_with_the_rows(name: str) -> None:
-    x = rows.make("gaussian", 512, 4096)
+def test_scratch_does_not_grow_with_the_rows(name: str, k: int) -> None:
+    x = np.tile(rows.make("gaussian", 1, 1 << 16), (32, 1)).reshape(-1, k)
     tracemalloc.start()
-    packed = quantize(x, name, rows.imatrix(4096))
+    packed = quantize(x, name, rows.imatrix(k))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak - packed.nbytes < 8 << 20
+
+
+@pytest.mark.parametrize(("count", "most"), [(0, 5), (1, 9), (512, 508), (4096, 4064), (4065, 4064), (99999, 508)])
+def test_slices_cover_everything_once(count: int, most: int) -> None:
+    parts = list(_blocks.slices(count, most))
+    assert [i for part in parts for i in range(part.start, part.stop)] == list(range(count))
+    assert all(part.stop - part.start <= most for part in parts)
+    assert len(parts) <= -(-count // most) + 1
 
 
 def test_rounding_beyond_the_roundable() -> None:
