@@ -16,8 +16,8 @@ from .registry import Floats
 Indices = npt.NDArray[np.intp]
 
 
-_FEW = 256
-"""Columns that are not worth taking out. (And numpy adds a single column in another order.)"""
+_FEW = 64
+"""Columns that are not worth a smaller array. (And numpy would add up a single one in another order.)"""
 
 
 @dataclass(frozen=True)
@@ -80,20 +80,21 @@ class AffineSearch:
         found, columns = aligned((4, x.shape[1])), np.arange(x.shape[1])
         t = np.zeros(x.shape[1] if self._leap else 1, np.float32)
         while len(columns):
-            base = best[3]
+            error, *_, base, start = best
             trial, following = self._trial(x, weights, given, base, t, scratch)
-            better = trial[0] < best[0]
-            better &= t <= self._last
+            better = trial[0] < error
+            if self._leap:
+                better &= t <= self._last
             at = better.nonzero()[0]
-            best[4, at] = base[at]
-            for kept, tried in zip(best[:4], trial, strict=True):
-                kept[at] = tried[at]
             if self._leap:
                 following[at] = t[at] + 1
+            start[at] = base[at]
+            for kept, tried in zip(best, trial, strict=False):
+                kept[at] = tried[at]
             t = following
             going = t <= self._last
             left = np.count_nonzero(going)
-            if 2 * left > len(t) or (left and len(t) < _FEW):
+            if 2 * left > len(t) or 0 < left < _FEW:
                 continue
             found[:, columns] = best[1:]
             stay = going.nonzero()[0]

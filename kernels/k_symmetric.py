@@ -41,7 +41,7 @@ class Q3K(SuperBlocks):
     name: str = "Q3_K"
 
     def _pack(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
-        for tile in tiles(len(blocks)):
+        for tile in tiles(len(blocks), 262144):
             self._pack_tile(blocks[tile], None if importance is None else importance[tile], out[tile])
 
     def _pack_tile(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
