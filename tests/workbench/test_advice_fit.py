@@ -255,8 +255,8 @@ def test_fits_says_yes_tight_and_no_and_by_how_much() -> None:
     weights, run = Footprint((1000 * MIB,), (1000 * MIB,), 0, 0, False, 0), Running((0,), 0)
     generous, tight, short = (place(weights, run, Budget(ram * MIB)) for ram in (2000, 1100, 900))
     assert (generous.fits, tight.fits, short.fits) == ("yes", "tight", "no")
-    assert generous.spare == (2000 - 256 - 1000) * MIB
-    assert tight.spare == (1100 - 256 - 1000) * MIB
+    assert generous.spare == (2000 - 200 - 1000) * MIB
+    assert tight.spare == (1100 - 110 - 1000) * MIB
     assert short.spare < -100 * MIB
 
 

@@ -135,6 +135,14 @@ def test_another_machine_by_memory_alone() -> None:
     assert {row.speed_source for row in large.candidates} == {"assumed"}
 
 
+def test_small_memories_are_taken_as_they_are() -> None:
+    """The sample fits into 100 MB, and not into 8 MiB."""
+    sample = read_model(SAMPLE.model)
+    enough, little = (advise(sample, machine(16), Wish(other=OtherMachine("modern", m))) for m in (10**8, 1 << 23))
+    assert enough.level is not None and {row.fits for row in enough.candidates} == {"yes"}
+    assert little.level is None and little.hints
+
+
 @pytest.mark.parametrize(
     "wish", [Wish("everything"), Wish(context=0), Wish(context=-5), Wish(users=0), Wish(cache="Q9"), Wish(users=10**9)]
 )

@@ -243,7 +243,7 @@ class Budget:
     @property
     def headroom(self) -> int:
         """RAM to leave alone: the program itself, and whatever else wants to live."""
-        return max(256 * MIB, self.ram // 20)
+        return max(min(256 * MIB, self.ram // 10), self.ram // 20)
 
     @property
     def on_cards(self) -> int:

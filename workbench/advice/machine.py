@@ -66,8 +66,9 @@ def this_machine(hardware: Hardware, measured: Bandwidth | None = None) -> Machi
 
 
 def other_machine(other: OtherMachine) -> Machine:
-    """A machine that was described. Of its RAM a tenth, at least 1.5 GiB, is left to its system."""
-    ram = max(0, other.ram - max(3 * GIB // 2, other.ram // 10))
+    """A machine that was described. A tenth of its RAM is left to its system, or 1.5 GiB if that is more,
+    but never more than a fifth."""
+    ram = other.ram - max(min(3 * GIB // 2, other.ram // 5), other.ram // 10)
     assumed = bandwidths().assumed
     notes = (f"The machine is described, not measured: {size(other.ram - ram)} of its RAM are left to its system.",)
     if other.kind == "apple":

@@ -305,7 +305,7 @@ def _hints(walk: Walk, rows: Mapping[str, Candidate], chosen: Candidate | None) 
     """What to do where nothing fits, or only a poor level does."""
     if chosen and _is_good(chosen) and chosen.fits == "yes":
         return []
-    hints = [*_shorter_context(walk, rows), *_smaller_cache(walk, rows), _smaller_model(walk, rows)]
+    hints = [*_shorter_context(walk, rows), *_smaller_cache(walk, rows), *_smaller_model(walk, rows)]
     made_elsewhere = [row for row in rows.values() if row.fits == "yes" and not row.writable and not _may(row)]
     made_elsewhere = [row for row in made_elsewhere if not (row.facts and row.facts.special)]
     if chosen is None and made_elsewhere:
@@ -343,12 +343,12 @@ def _smaller_cache(walk: Walk, rows: Mapping[str, Candidate]) -> list[str]:
     return []
 
 
-def _smaller_model(walk: Walk, rows: Mapping[str, Candidate]) -> str:
+def _smaller_model(walk: Walk, rows: Mapping[str, Candidate]) -> list[str]:
     """How large a model of this kind may be at the usual level: its running memory is taken to shrink with it."""
     row = rows.get(USUAL) or next(iter(rows.values()))
     share = 0.9 * walk.machine.budget.usable / max(1, row.memory.total)
-    weights = count(walk.estimator.model.n_weights * min(1.0, share))
-    return f"A smaller model fits: up to about {weights} weights at {row.level}."
+    weights = walk.estimator.model.n_weights * min(1.0, share)
+    return [f"A smaller model fits: up to about {count(weights)} weights at {row.level}."] if weights >= 1 else []
 
 
 def _target(rows: Mapping[str, Candidate]) -> str:
