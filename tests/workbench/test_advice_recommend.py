@@ -94,7 +94,7 @@ def test_nothing_fits_says_what_to_do() -> None:
     advice = advise(shapes.llama3_70b(), machine(4), Wish(context=8192), DDR5, writable=anything)
     assert advice.level is None and advice.recommended is None
     assert advice.to_dict()["recommendation"]["level"] is None
-    assert advice.why and any("smaller model" in hint for hint in advice.hints)
+    assert "even IQ1_S takes" in advice.why[0] and any("smaller model" in hint for hint in advice.hints)
     assert all(row.fits == "no" and row.placement.spare < 0 for row in advice.candidates)
 
 

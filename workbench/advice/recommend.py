@@ -133,7 +133,7 @@ def _choose(walk: Walk, rows: Mapping[str, Candidate], wish: Wish) -> tuple[Cand
     if chosen is None:
         chosen = _descend(rows, start[0], walk.machine)
         if chosen is None:
-            return None, [*reasons, "No level that this program can make fits into the memory of this machine."]
+            return None, [_nothing_fits(walk, rows)]
         reasons.append(
             f"{_listed(start)} cannot be taken: {_obstacle(rows, start)}; {chosen.level} is the next that can."
         )
@@ -146,6 +146,18 @@ def _choose(walk: Walk, rows: Mapping[str, Candidate], wish: Wish) -> tuple[Cand
             reasons.append(_traded(chosen, smaller))
             chosen = smaller
     return chosen, reasons
+
+
+def _nothing_fits(walk: Walk, rows: Mapping[str, Candidate]) -> str:
+    smallest = rows[_target(rows)] if not _possible(rows) else min(_possible(rows), key=lambda row: row.memory.total)
+    return (
+        f"No level that this program can make fits: even {smallest.level} takes {size(smallest.memory.total)} with a "
+        f"context of {walk.setup.context:,} tokens, and {size(walk.machine.budget.usable)} may be used."
+    )
+
+
+def _possible(rows: Mapping[str, Candidate]) -> list[Candidate]:
+    return [row for row in rows.values() if _may(row)]
 
 
 def _may(row: Candidate) -> bool:
@@ -353,7 +365,7 @@ def _smaller_model(walk: Walk, rows: Mapping[str, Candidate]) -> list[str]:
 
 def _target(rows: Mapping[str, Candidate]) -> str:
     """The level to make fit: the usual one if it can be made, else the smallest that can, else the usual one."""
-    possible = [row for row in rows.values() if _may(row)]
+    possible = _possible(rows)
     if USUAL in rows and (_may(rows[USUAL]) or not possible):
         return USUAL
     return min(possible, key=lambda row: row.n_bytes).level
