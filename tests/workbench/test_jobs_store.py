@@ -23,7 +23,7 @@ from quantdeck.workbench.errors import (
     ResumeFailed,
     ValidationFailed,
 )
-from quantdeck.workbench.jobs import JobStore, NotEnoughSpace, OutputExists, preflight
+from quantdeck.workbench.jobs import JobStore, NotEnoughSpace, OutputExists, preflight, store
 from quantdeck.workbench.jobs.control import Control, ControlFile
 from quantdeck.workbench.jobs.logout import logout_warning
 from quantdeck.workbench.jobs.plan import Plan
@@ -271,6 +271,30 @@ def test_journal_garbled_in_the_middle_loses_only_that_range(bench: Bench, sourc
     assert end.status == "done"
     assert end.sha256 == whole.sha256
     assert end.garbled_lines == 2
+
+
+def test_list_of_a_running_or_cut_off_job_reads_no_journal(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source = write_plain_model(tmp_path / "s.gguf", {f"{i}.weight": (512, 2048) for i in range(8)})
+    job = bench.submit(source, "Q4_K", range_weights=1 << 13, workers=1)
+    jobs.start(bench.store, job)
+    bench.until(job, lambda s: s.fraction > 0.05)
+    monkeypatch.setattr(store, "JobWatch", None)
+    [running] = bench.store.list()
+    assert running.status == "running"
+    monkeypatch.undo()
+    kill(bench.supervisor(job))
+    assert gone(bench.processes)
+    monkeypatch.setattr(store, "JobWatch", None)
+    [cut_off] = bench.store.list()
+    assert cut_off.status == "interrupted"
+    assert "resume" in cut_off.message
+    monkeypatch.undo()
+    jobs.resume(bench.store, job)
+    assert bench.end(job).status == "done"
+    [done] = bench.store.list()
+    assert (done.status, done.fraction) == ("done", 1.0)
 
 
 def test_summary_that_is_damaged_is_made_up_for(bench: Bench, source: Path):

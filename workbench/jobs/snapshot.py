@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from . import journal as events
 from .journal import JobEvent
@@ -16,8 +16,12 @@ from .spec import JobSpec
 
 Status = Literal["queued", "running", "paused", "verifying", "done", "failed", "cancelled", "interrupted"]
 
+STATUSES: frozenset[str] = frozenset(get_args(Status))
+
 ENDED: frozenset[str] = frozenset({"done", "failed", "cancelled"})
 """Statuses that a job keeps unless somebody resumes it."""
+
+CUT_OFF = "The job was cut off; resume it to go on from where it stopped."
 
 RATE_WINDOW = 5.0
 """Seconds over which the rate is taken."""
@@ -338,9 +342,7 @@ class Fold:
     def lost_supervisor(self) -> None:
         """Say that nobody is in charge of the job although its journal has not ended."""
         if self.status not in ENDED and self.status != "interrupted":
-            self._halt(
-                self._last_clock, "interrupted", "The job was cut off; resume it to go on from where it stopped."
-            )
+            self._halt(self._last_clock, "interrupted", CUT_OFF)
 
     @property
     def sha256(self) -> str:

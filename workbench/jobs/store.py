@@ -11,21 +11,24 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from ..errors import BadArgument, QuantdeckError, ResumeFailed
-from ..files import write_atomically
 from ..text import printable
 from .control import Control, ControlFile
-from .journal import Cancelled, Created, JournalReader, JournalWriter
+from .journal import Cancelled, Created, Done, Failed, Interrupted, JournalReader, JournalWriter, decode
 from .locks import Lock, is_held
 from .plan import Plan
-from .snapshot import ENDED, Fold, JobSnapshot, JobSummary
+from .snapshot import CUT_OFF, ENDED, STATUSES, Fold, JobSnapshot, JobSummary
 from .spec import JobSpec
 
 FOLLOW_INTERVAL = 0.25
 """Seconds between two looks at a job that is being followed."""
+
+
+JOURNAL_TAIL = 1 << 16
+"""Bytes at the end of a journal that surely hold its last event."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class JobFolder:
 
     @property
     def summary_path(self) -> Path:
-        """The last line of a job that has ended, so that lists need not read its journal."""
+        """The job as one line of a list, so that lists need not read its journal: a second old while it runs."""
         return self.path / "summary.json"
 
     @property
@@ -78,18 +81,36 @@ class JobFolder:
         return ControlFile(self.path, Control("run", spec.workers, spec.nice))
 
     def write_summary(self, summary: JobSummary) -> None:
-        """Remember how the job ended; a store that cannot be written does without."""
+        """Leave a summary, without waiting for the disk, since only the journal counts; a full store does without."""
+        new = self.path / ".summary.new"
         with contextlib.suppress(OSError):
-            write_atomically(self.summary_path, json.dumps(summary.as_dict()).encode())
+            new.write_bytes(json.dumps(summary.as_dict()).encode())
+            new.replace(self.summary_path)
 
     def read_summary(self) -> JobSummary | None:
-        """How the job ended, None if it has not or if that cannot be read."""
+        """The summary if it can be trusted: the job has ended, or its supervisor lives and renews it."""
+        alive = self.is_alive
         try:
             values = json.loads(self.summary_path.read_bytes())
             summary = JobSummary(**{f.name: values[f.name] for f in fields(JobSummary)})
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return summary if summary.id == self.id and summary.status in ENDED else None
+        if summary.id != self.id or summary.status not in STATUSES:
+            return None
+        if summary.status in ENDED or alive:
+            return summary
+        return None if self._has_ended() else replace(summary, status="interrupted", message=CUT_OFF)
+
+    def _has_ended(self) -> bool:
+        """True if the journal's last event ends the job, or if it cannot be told."""
+        try:
+            with self.journal.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - JOURNAL_TAIL))
+                last = decode(file.read().rstrip(b"\n").rsplit(b"\n", 1)[-1])
+        except OSError:
+            return True
+        return last is None or isinstance(last, Done | Failed | Cancelled | Interrupted)
 
 
 class JobWatch:
@@ -144,7 +165,7 @@ class JobStore:
             return []
 
     def list(self) -> list[JobSummary]:
-        """All jobs, oldest first; jobs that have ended cost one small file each."""
+        """All jobs, oldest first; each costs one small file, whatever its size. Running ones are up to a second old."""
         return [summary for job_id in self.ids() if (summary := self.summary(job_id)) is not None]
 
     def summary(self, job_id: str) -> JobSummary | None:

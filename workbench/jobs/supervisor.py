@@ -46,6 +46,9 @@ TICK = 0.1
 SOURCE_CHECK = 1.0
 """Seconds between two looks at the source's size and time."""
 
+SUMMARY_INTERVAL = 1.0
+"""Seconds between two summaries while ranges are being done."""
+
 QUEUE_CHECK = 0.3
 """Seconds between two looks at the queue."""
 
@@ -94,6 +97,7 @@ class Supervisor:
     def __init__(self, folder: JobFolder) -> None:
         """Read the job; ResumeFailed if it is damaged, OSError if its journal cannot be written."""
         self.folder = folder
+        self.summarized = 0.0
         self.spec = folder.spec()
         self.plan = Plan.read(folder.path)
         self.control = folder.control(self.spec)
@@ -212,6 +216,10 @@ class Supervisor:
         self.fold.apply([event])
         self.unwritten.append(event)
         self.write_events()
+        often = isinstance(event, events.RangeDone | events.Working)
+        if not often or time.monotonic() - self.summarized >= SUMMARY_INTERVAL:
+            self.summarized = time.monotonic()
+            self.folder.write_summary(self.fold.snapshot().summary)
 
     def write_events(self) -> bool:
         """Write what is waiting; False if the store still takes nothing."""
@@ -234,7 +242,6 @@ class Supervisor:
         self.write_events_surely()
         with contextlib.suppress(OSError):
             self.journal.sync()
-        self.folder.write_summary(self.fold.snapshot().summary)
 
     # -- the partial file --------------------------------------------------------------------------------------------
 
