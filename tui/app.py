@@ -5,38 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import ClassVar, cast
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from ..workbench.jobs import JobSummary
 from ..workbench.session import Session
 from ..workbench.text import printable
-from ..workbench.themes import LoadedThemes
 from .describe import STATUS_WORDS, running_words
 from .messages import OpenChat, OpenJob, OpenWizard
-from .screens.chat import ChatRoom
-from .screens.help import HelpScreen
-from .screens.jobs import JobsRoom
-from .screens.library import LibraryRoom
-from .screens.machine import MachineRoom
 from .screens.room import Room
-from .screens.themes import ThemeScreen
-from .screens.wizard import WizardRoom
 from .theme import textual_theme
 from .widgets.title import TitleLine
 
+if TYPE_CHECKING:
+    from ..workbench.jobs import JobSummary
+    from ..workbench.themes import LoadedThemes
+    from .screens.chat import ChatRoom
+    from .screens.jobs import JobsRoom
+    from .screens.wizard import WizardRoom
+
 WATCH_SECONDS = 1.0
 LIVE = ("queued", "running", "verifying")
-ROOMS: dict[str, type[Room]] = {
-    "machine": MachineRoom,
-    "wizard": WizardRoom,
-    "jobs": JobsRoom,
-    "chat": ChatRoom,
-    "library": LibraryRoom,
+
+# Rooms by mode. Each module is imported when its room is first entered: the first frame waits for none of them.
+ROOMS = {
+    "machine": "MachineRoom",
+    "wizard": "WizardRoom",
+    "jobs": "JobsRoom",
+    "chat": "ChatRoom",
+    "library": "LibraryRoom",
 }
 
 
@@ -67,8 +69,11 @@ class Workbench(App[None]):
         for loaded in themes.themes:
             self.register_theme(textual_theme(loaded))
         self.theme = theme
-        for name, room in ROOMS.items():
-            self.add_mode(name, partial(room, session))
+        for name in ROOMS:
+            self.add_mode(name, partial(self._make_room, name))
+
+    def _make_room(self, name: str) -> Room:
+        return cast(Room, getattr(_module(name), ROOMS[name])(self.session))
 
     def on_mount(self) -> None:
         """Open the first room; with a model on the command line, the wizard on that model."""
@@ -76,23 +81,24 @@ class Workbench(App[None]):
         if self._start_model:
             self.post_message(OpenWizard(self._start_model))
         self.set_interval(WATCH_SECONDS, self._watch_jobs)
+        self.run_worker(lambda: [_module(name) for name in ROOMS], thread=True)
 
     # -- between the rooms -------------------------------------------------------------------------------------------
 
     async def on_open_chat(self, message: OpenChat) -> None:
         """Talk to a model."""
         await self.switch_mode("chat")
-        cast(ChatRoom, self.screen).open(message.model)
+        cast("ChatRoom", self.screen).open(message.model)
 
     async def on_open_wizard(self, message: OpenWizard) -> None:
         """Choose a quantization for a model."""
         await self.switch_mode("wizard")
-        cast(WizardRoom, self.screen).open(message.model)
+        cast("WizardRoom", self.screen).open(message.model)
 
     async def on_open_job(self, message: OpenJob) -> None:
         """Watch a job."""
         await self.switch_mode("jobs")
-        cast(JobsRoom, self.screen).open(message.job_id)
+        cast("JobsRoom", self.screen).open(message.job_id)
 
     # -- keys --------------------------------------------------------------------------------------------------------
 
@@ -106,6 +112,8 @@ class Workbench(App[None]):
             for active in room.active_bindings.values()
             if active.node is room and active.binding.show
         }
+        from .screens.help import HelpScreen
+
         self.push_screen(HelpScreen(room.NAME, room.HELP, list(keys.items())))
 
     def action_themes(self) -> None:
@@ -117,12 +125,14 @@ class Workbench(App[None]):
             if name:
                 self.session.change_profile(lambda profile: replace(profile, theme=name))
 
+        from .screens.themes import ThemeScreen
+
         self.push_screen(ThemeScreen(self._loaded_themes, self.theme), chosen)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """The palette: the rooms, themes, help, quit."""
-        for name, room in ROOMS.items():
-            yield SystemCommand(room.NAME, f"Go to {room.NAME}", partial(self.switch_mode, name))
+        for name in ROOMS:
+            yield SystemCommand(name.capitalize(), f"Go to {name.capitalize()}", partial(self.switch_mode, name))
         yield SystemCommand("Theme", "Choose the colours", self.action_themes)
         yield SystemCommand("Help", "What this room is for, and its keys", self.action_help)
         yield SystemCommand("Quit", "Leave; jobs go on", self.action_quit)
@@ -150,3 +160,7 @@ class Workbench(App[None]):
             if self.current_mode != "jobs":
                 words = f"{job.level} of {Path(job.source).name}: {STATUS_WORDS[job.status]}. {job.message}"
                 self.notify(printable(words), timeout=8, markup=False)
+
+
+def _module(room: str) -> ModuleType:
+    return import_module(f".screens.{room}", __package__)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..workbench.advice import Advice, Candidate, Step
-from ..workbench.hardware import Bandwidth, Gpu, Hardware
-from ..workbench.jobs import JobSnapshot, JobSummary, Proposal
-from ..workbench.model import Model
 from ..workbench.text import count, duration, printable, size
+
+# Named in signatures only: the first screen must not wait for numpy.
+if TYPE_CHECKING:
+    from ..workbench.advice import Advice, Candidate, Step
+    from ..workbench.hardware import Bandwidth, Gpu, Hardware
+    from ..workbench.jobs import JobSnapshot, JobSummary, Proposal
+    from ..workbench.model import Model
 
 STATUS_WORDS = {
     "queued": "waits",

@@ -28,7 +28,7 @@ class Terminal:
         self._stderr = stderr or sys.stderr
         self._words = self._stderr if as_json else self._stdout
         self._progress_open = False
-        self._progress_at = float("-inf")
+        self._progress_at = time.monotonic()
 
     def say(self, text: str = "") -> None:
         """A line of words; control characters in it are made harmless."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SAMPLE_WORD = "sample"
 DEFAULT_CONTEXT = 4096
+BYTES_A_THREAD = 128 << 20
 
 
 class Session:
@@ -100,8 +101,7 @@ class Session:
 
     def propose(self, source: Path, request: Request, output: Path, overwrite: bool = False) -> Proposal:
         """A job that leaves one core to the screen, checked, nothing written."""
-        from .jobs import prepare
-        from .jobs import usable_cores
+        from .jobs import prepare, usable_cores
 
         if output.parent == self.paths.models:
             output.parent.mkdir(parents=True, exist_ok=True)
@@ -136,15 +136,17 @@ class Session:
 
     def load_settings(self, model: Path) -> LoadSettings:
         """Context and threads from the profile; a context that nobody chose is the model's own, up to 4,096 tokens."""
-        from .llama import LoadSettings
+        from .llama import LoadSettings, default_threads
         from .model import read_model
 
-        chat = self.profile.chat
+        chat, header = self.profile.chat, read_model(model)
         context = chat.context
         if not context:
-            trained = read_model(model).get("{arch}.context_length")
+            trained = header.get("{arch}.context_length")
             context = min(trained, DEFAULT_CONTEXT) if isinstance(trained, int) and trained > 0 else DEFAULT_CONTEXT
-        return LoadSettings(context=context, threads=chat.threads or None)
+        # Threads of a small model wait for each other longer than they compute, above all on a busy machine.
+        threads = chat.threads or min(default_threads(), 1 + header.n_bytes // BYTES_A_THREAD)
+        return LoadSettings(context=context, threads=threads)
 
     @property
     def corrections(self) -> Corrections:

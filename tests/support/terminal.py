@@ -76,9 +76,13 @@ class Terminal:
         """Press named keys or single characters, one after the other."""
         for key in keys:
             self.presses += 1
-            os.write(self._fd, KEYS.get(key, key).encode())
+            self.send(key)
             # Escape begins every function key: a program waits a moment to see whether it is one.
             self.pump(0.3 if key == "esc" else 0.05)
+
+    def send(self, key: str) -> None:
+        """Press one key without waiting for what it does."""
+        os.write(self._fd, KEYS.get(key, key).encode())
 
     def type(self, text: str) -> None:
         """Type a text, not counted as key presses."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -11,11 +11,13 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from ...workbench.hardware.hardware import Bandwidth, Hardware
 from ...workbench.text import printable
 from ..describe import hardware_facts
 from ..widgets.facts import Facts
 from .room import Room
+
+if TYPE_CHECKING:
+    from ...workbench.hardware import Bandwidth, Hardware
 
 
 class MachineRoom(Room):
