@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -23,8 +23,9 @@ _NEAR = np.float32(1 - 1e-4)
 # Where score * sum of w, about (sum w q x)^2, is outside of these bounds, float32 underflows or overflows somewhere.
 _SMALL, _LARGE = np.float32(1e-30), np.float32(1e34)
 
-# Elements of the scratch arrays of the second look at splits.
-_SCRATCH = 1 << 13
+# Blocks whose splits are searched at once, and pairs of block and `low` that are looked at again at once.
+_COLUMNS = 1 << 11
+_PAIRS_AT_ONCE = 1 << 11
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Split:
     shift: Ints
 
 
+def _joined(splits: list[Split]) -> Split:
+    return Split(*(np.concatenate([getattr(s, f.name) for s in splits]) for f in fields(Split)))
+
+
 class _IQ1(GridCodec):
     """Blocks are split exhaustively: of all ways to give sorted weights the levels -1, 0, 1, the one that fits best.
 
@@ -58,7 +63,7 @@ class _IQ1(GridCodec):
 
     @abstractmethod
     def _split(self, order: Ints, weight: Floats, wx: Floats) -> Split:
-        """Best split of each column, `order` (size, blocks) being the places of the weights sorted ascending."""
+        """Best split of each column, `order` (size, blocks) being the flat places of the weights sorted ascending."""
 
     @abstractmethod
     def _down(self, shift: Ints) -> Mask:
@@ -71,11 +76,13 @@ class _IQ1(GridCodec):
     def _fit(self, x: Floats, weight: Floats) -> tuple[Floats, Points, Ints]:
         """Scale (blocks,), grid points (groups of a block, blocks) and shift (blocks,), -1 for empty blocks."""
         order = _sorted_places(x)
-        split = self._split(order, weight, weight * x)
-        place = np.arange(self.size)[:, None]
-        sorted_level = (place >= split.low).astype(np.uint8) + (place >= split.middle)
+        wx = weight * x
+        splits = [self._split(order[:, i : i + _COLUMNS], weight, wx) for i in range(0, x.shape[1], _COLUMNS)]
+        split = _joined(splits)
+        place = np.arange(self.size, dtype=np.int8)[:, None]
+        sorted_level = (place >= split.low.astype(np.int8)).view(np.uint8) + (place >= split.middle.astype(np.int8))
         level = np.empty_like(sorted_level)
-        np.put_along_axis(level, order, sorted_level, axis=0)
+        level.reshape(-1)[order] = sorted_level
         mirror = split.scale < 0
         level = np.where(mirror, 2 - level, level)
         shift = np.where(mirror & (split.shift >= 0), self._mirrored(split.shift), split.shift)
@@ -116,21 +123,24 @@ class _IQ1(GridCodec):
 
 
 def _sorted_places(x: Floats) -> Ints:
-    """Which weight comes where when each column of x is sorted, stably: intp, shape of x."""
+    """Flat place in x of each weight when the columns of x are sorted, stably: intp, shape of x."""
     # As an integer, a positive float32 sorts like itself and a negative one backwards; -0 is made +0.
     bits = np.ascontiguousarray(x.T + np.float32(0)).view(np.int32)
     bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
     keys = bits.astype(np.int64) << 32
     keys |= np.arange(len(x))
     keys.sort(axis=1)
-    places: Ints = np.ascontiguousarray((keys & 0xFFFFFFFF).T).astype(np.intp)
-    return places
+    keys &= 0xFF
+    keys *= x.shape[1]
+    keys += np.arange(x.shape[1])[:, None]
+    return np.ascontiguousarray(keys.T, np.intp)
 
 
 def _running(values: Floats) -> Floats:
     """Sums of the first 0, 1, ... rows of values (m, n): (m + 1, n), added in order."""
     sums = np.zeros((len(values) + 1, values.shape[1]), np.float32)
-    np.add.accumulate(values, axis=0, out=sums[1:])
+    for value, before, after in zip(values, sums[:-1], sums[1:], strict=True):
+        np.add(before, value, out=after)
     return sums
 
 
@@ -179,16 +189,32 @@ def _sums(grid: Book, point: Points, down: Mask, x: Floats, weight: Floats) -> t
 
 
 class _Splits(ABC):
-    """Sums over all splits of sorted weights: `low` of them at level -1, `middle` of them at level -1 or 0."""
+    """Sums over all splits of sorted weights: `low` of them at level -1, `middle` of them at level -1 or 0.
 
-    size: int
-    blocks: int
-    total: Floats
-    """Sum of w of each block, (blocks,)."""
+    With levels one apart, sum w q x is total - x[low] - x[middle], and sum w q^2 is first[low] + second[middle], where
+    each shift has its total (blocks,) and its running sums first and second (size + 1, blocks).
 
-    @abstractmethod
-    def rough(self, low: int) -> Floats:
-        """Nearly the best score sum(w q x)^2 / sum(w q^2) of the splits with this `low`, (blocks,)."""
+    Attributes:
+        x: running sum of w x, (size + 1, blocks).
+        weight: sum of w of each block, (blocks,).
+        shifts: total, first and second of each shift.
+    """
+
+    x: Floats
+    weight: Floats
+    shifts: list[tuple[Floats, Floats, Floats]]
+
+    def rough(self) -> Floats:
+        """Nearly the best score sum(w q x)^2 / sum(w q^2) of the splits of each `low`, (size + 1, blocks)."""
+        best = np.full(self.x.shape, -np.inf, np.float32)
+        for low, scores in enumerate(best):
+            both = self.x[low:] + self.x[low]
+            for total, first, second in self.shifts:
+                sumqx = total - both
+                sumqx *= sumqx
+                sumqx /= second[low:] + first[low]
+                np.maximum(scores, np.maximum.reduce(sumqx, axis=0), out=scores)
+        return best
 
     @abstractmethod
     def exact(self, block: Ints, low: Ints) -> tuple[Floats, Floats]:
@@ -200,36 +226,44 @@ def _best_split(splits: _Splits) -> Split:
 
     Scores decide but for splits that nearly tie; among those its order and rounding do.
     """
-    rough = np.stack([splits.rough(low) for low in range(splits.size + 1)])
-    top = rough.max(axis=0)
-    square = top * splits.total
-    tame = (square > _SMALL) & (square < _LARGE) & (splits.total > _SMALL)
+    rough = splits.rough()
+    top = np.maximum.reduce(rough, axis=0)
+    square = top * splits.weight
+    tame = (square > _SMALL) & (square < _LARGE) & (splits.weight > _SMALL)
     threshold = np.where(tame, top * _NEAR, np.float32(-np.inf))
-    near = ~(rough < threshold)
-    block, low = np.nonzero(near.T)
-    counts = near.sum(axis=0)
+    near = ~(rough < threshold).T
+    pairs = np.flatnonzero(near)
+    block = pairs // near.shape[1]
+    low = pairs - block * near.shape[1]
+    counts = np.bincount(block, minlength=len(top))
     starts = np.concatenate([[0], np.cumsum(counts)])
-    best = Split(
-        np.zeros(splits.blocks, np.float32),
-        np.zeros(splits.blocks, np.intp),
-        np.zeros(splits.blocks, np.intp),
-        np.full(splits.blocks, -1),
-    )
-    for part in parts(counts, _SCRATCH):
-        pairs = slice(starts[part.start], starts[part.stop])
-        _look_again(splits, block[pairs], low[pairs], threshold, best)
+    zeros = np.zeros(len(top), np.intp)
+    best = Split(np.zeros(len(top), np.float32), zeros, zeros.copy(), zeros - 1)
+    for part in parts(counts, _PAIRS_AT_ONCE):
+        some = slice(starts[part.start], starts[part.stop])
+        _look_again(splits, block[some], low[some], threshold, best)
     return best
 
 
 def _look_again(splits: _Splits, block: Ints, low: Ints, threshold: Floats, best: Split) -> None:
     """Go through the splits of these pairs of block and low in the reference's order; write the winners to `best`."""
     sumqx, sumq2 = splits.exact(block, low)
-    eligible = ~(sumqx * sumqx / sumq2 < threshold[block]) & (sumq2 > 0)
-    eligible &= np.arange(splits.size + 1)[:, None] >= low
-    pair, middle, shift = np.nonzero(eligible.transpose(2, 1, 0))
-    if not len(pair):
+    eligible = sumqx * sumqx
+    eligible /= sumq2
+    near = ~(eligible < threshold[block])
+    near &= sumq2 > 0
+    shifts, middles, pairs = near.shape
+    at = np.flatnonzero(near.transpose(2, 1, 0))
+    pair = at // (shifts * middles)
+    split = at - pair * (shifts * middles)
+    middle = split // shifts
+    shift = split - middle * shifts
+    reached = middle >= low[pair]
+    pair, middle, shift = pair[reached], middle[reached], shift[reached]
+    if not pair.size:
         return
-    owner, qx, q2 = block[pair], sumqx[shift, middle, pair], sumq2[shift, middle, pair]
+    source = (shift * middles + middle) * pairs + pair
+    owner, qx, q2 = block[pair], sumqx.reshape(-1)[source], sumq2.reshape(-1)[source]
     first = np.flatnonzero(np.diff(owner, prepend=-1))
     count = np.diff(first, append=len(owner))
     score = np.full(len(first), -np.finfo(np.float32).max)
@@ -251,33 +285,24 @@ class _OneShift(_Splits):
     """The whole block shifts upwards (0) or downwards (1)."""
 
     def __init__(self, order: Ints, weight: Floats, wx: Floats) -> None:
-        self.size, self.blocks = order.shape
-        self._x = _running(np.take_along_axis(wx, order, axis=0))
-        self._w = _running(np.take_along_axis(weight, order, axis=0))
-        self.total = self._w[-1]
-        square = _VALUES * _VALUES
-        self._total = [value * self._x[-1] for value in _VALUES[2]]
-        self._first = [a * self._w for a in square[0] - square[1]]
-        self._second = [a * self._w + b * self._w[-1] for a, b in zip(square[1] - square[2], square[2], strict=True)]
-
-    def rough(self, low: int) -> Floats:
-        both = self._x[low:] + self._x[low]
-        best = np.full(self.blocks, -np.inf, np.float32)
-        for total, first, second in zip(self._total, self._first, self._second, strict=True):
-            sumqx = total - both
-            sumqx *= sumqx
-            sumqx /= second[low:] + first[low]
-            np.maximum(best, sumqx.max(axis=0), out=best)
-        return best
+        self.x, self._w = _running(wx.reshape(-1).take(order)), _running(weight.reshape(-1).take(order))
+        self.weight = self._w[-1]
+        self.shifts = [
+            (v2 * self.x[-1], (v0 * v0 - v1 * v1) * self._w, (v1 * v1 - v2 * v2) * self._w + v2 * v2 * self.weight)
+            for v0, v1, v2 in _VALUES.T
+        ]
 
     def exact(self, block: Ints, low: Ints) -> tuple[Floats, Floats]:
-        x, w = self._x[:, block], self._w[:, block]
+        x, w = self.x.take(block, axis=1), self._w.take(block, axis=1)
         pairs = np.arange(len(block))
         x1, w1 = x[low, pairs], w[low, pairs]
-        sumqx, sumq2 = np.empty((2, 2, self.size + 1, len(block)), np.float32)
+        dx, dw, rest_x, rest_w = x - x1, w - w1, x[-1] - x, w[-1] - w
+        sumqx, sumq2 = np.empty((2, 2, *x.shape), np.float32)
         for shift, (v0, v1, v2) in enumerate(_VALUES.T):
-            sumqx[shift] = x1 * v0 + (x - x1) * v1 + (x[-1] - x) * v2
-            sumq2[shift] = w1 * v0 * v0 + (w - w1) * v1 * v1 + (w[-1] - w) * v2 * v2
+            sumqx[shift] = dx * v1 + x1 * v0
+            sumqx[shift] += rest_x * v2
+            sumq2[shift] = dw * v1 * v1 + w1 * v0 * v0
+            sumq2[shift] += rest_w * v2 * v2
         return sumqx, sumq2
 
 
@@ -285,43 +310,45 @@ class _TwoShifts(_Splits):
     """Either half of the unsorted block shifts upwards or downwards: 0 up up, 1 up down, 2 down up, 3 down down."""
 
     def __init__(self, order: Ints, weight: Floats, wx: Floats) -> None:
-        self.size, self.blocks = order.shape
-        x, w = np.take_along_axis(wx, order, axis=0), np.take_along_axis(weight, order, axis=0)
-        second_half = order >= self.size // 2
-        self._x = [_running(np.where(second_half == half, x, np.float32(0))) for half in (False, True)]
-        self._w = [_running(np.where(second_half == half, w, np.float32(0))) for half in (False, True)]
-        self.total = self._w[0][-1] + self._w[1][-1]
-
-    def rough(self, low: int) -> Floats:
-        sumqx, sumq2 = _both_halves([x[low:] for x in self._x], [w[low:] for w in self._w], *self._firsts(low))
-        sumqx *= sumqx
-        sumqx /= sumq2
-        best: Floats = sumqx.max(axis=(0, 1))
-        return best
-
-    def _firsts(self, low: int) -> tuple[list[Floats], list[Floats]]:
-        return [x[low] for x in self._x], [w[low] for w in self._w]
+        x, w = wx.reshape(-1).take(order), weight.reshape(-1).take(order)
+        second_half = order >= weight.size // 2
+        zero = np.float32(0)
+        self._halves = [
+            (_running(np.where(second_half == half, x, zero)), _running(np.where(second_half == half, w, zero)))
+            for half in (False, True)
+        ]
+        (x0, w0), (x1, w1) = self._halves
+        self.x = x0 + x1
+        self.weight = w0[-1] + w1[-1]
+        # The squares of neighbouring levels differ by 3/4 and 5/4 upwards, and by -5/4 and -3/4 downwards.
+        less, more = np.float32(0.75), np.float32(1.25)
+        halves = (less * w0, more * w0), (less * w1, more * w1)
+        firsts = [halves[0][a] + halves[1][b] for a, b in _PAIRS]
+        self.shifts = []
+        for (a, b), first, opposite in zip(_PAIRS, firsts, reversed(firsts), strict=True):
+            top = _VALUES[2, [a, b]]
+            sumq2 = top[0] * top[0] * w0[-1] + top[1] * top[1] * w1[-1]
+            self.shifts.append((top[0] * x0[-1] + top[1] * x1[-1], first, sumq2 - opposite))
 
     def exact(self, block: Ints, low: Ints) -> tuple[Floats, Floats]:
-        x, w = [x[:, block] for x in self._x], [w[:, block] for w in self._w]
         pairs = np.arange(len(block))
-        return _both_halves(x, w, [half[low, pairs] for half in x], [half[low, pairs] for half in w])
+        sums = []
+        for x_all, w_all in self._halves:
+            x, w = x_all.take(block, axis=1), w_all.take(block, axis=1)
+            both = x[low, pairs] + x
+            for v0, v1, v2 in _VALUES.T:
+                sumq2 = w * (v1 * v1 - v2 * v2)
+                sumq2 += w[-1] * v2 * v2 + w[low, pairs] * (v0 * v0 - v1 * v1)
+                sums.append((x[-1] * v2 - both, sumq2))
+        sumqx, sumq2 = np.empty((2, 4, *both.shape), np.float32)
+        for (a, b), qx, q2 in zip(_PAIRS, sumqx, sumq2, strict=True):
+            np.add(sums[a][0], sums[2 + b][0], out=qx)
+            np.add(sums[a][1], sums[2 + b][1], out=q2)
+        return sumqx, sumq2
 
 
-def _both_halves(x: list[Floats], w: list[Floats], x1: list[Floats], w1: list[Floats]) -> tuple[Floats, Floats]:
-    """sum w q x and sum w q^2 (4, middle, blocks), from the running sums of both halves, and those at `low`.
-
-    With levels one apart, sum q = total v2 - sum_low - sum_middle.
-    """
-    sumqx, sumq2 = [], []
-    for half in range(2):
-        both = x1[half] + x[half]
-        for v0, v1, v2 in _VALUES.T:
-            sumqx.append(x[half][-1] * v2 - both)
-            first = w[half][-1] * v2 * v2 + w1[half] * (v0 * v0 - v1 * v1)
-            sumq2.append(first + w[half] * (v1 * v1 - v2 * v2))
-    pairs = ((0, 2), (0, 3), (1, 2), (1, 3))
-    return np.stack([sumqx[a] + sumqx[b] for a, b in pairs]), np.stack([sumq2[a] + sumq2[b] for a, b in pairs])
+# Shifts of both halves.
+_PAIRS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 class IQ1S(_IQ1):

@@ -405,7 +405,9 @@ def settled(book: Book, values: Floats, state: States, x: Floats, weight: Floats
         for part in parts(lists.length[bare], _SCRATCH):
             at = here[part]
             columns = group[at]
-            point[at] = _exact_best(lists, bare[part], values, x[:, columns], weight[:, columns], scale[at])
+            point[at] = _exact_best(
+                lists, bare[part], values, x.take(columns, axis=1), weight.take(columns, axis=1), scale[at]
+            )
     return point
 
 
@@ -437,16 +439,18 @@ def _exact_best(lists: Lists, state: States, values: Floats, x: Floats, weight: 
     start = np.cumsum(length) - length
     owner = np.repeat(np.arange(len(state)), length)
     member = lists.members[np.repeat(lists.start[state], length) + _counting(length)]
-    s = scale[owner]
+    s = scale.take(owner)
     d2 = np.zeros(len(owner), np.float32)
-    for i, value in enumerate(values):
-        diff = s * value[member]
-        diff -= x[i][owner]
-        term = weight[i][owner] * diff
+    for value, xi, w in zip(values, x, weight, strict=True):
+        diff = value.take(member)
+        diff *= s
+        diff -= xi.take(owner)
+        term = w.take(owner)
+        term *= diff
         term *= diff
         d2 += term
     # NaN is never smaller than the best so far, as in the reference.
-    d2[np.isnan(d2)] = np.inf
+    np.fmin(d2, np.float32(np.inf), out=d2)
     best = np.minimum.reduceat(d2, start)
     if not np.isfinite(best).all():
         raise Overflow
