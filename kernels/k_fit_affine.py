@@ -15,7 +15,6 @@ from .registry import Floats
 
 Indices = npt.NDArray[np.intp]
 
-
 _FEW = 64
 """Columns that are not worth a smaller array. (And numpy would add up a single one in another order.)"""
 

@@ -41,8 +41,12 @@ class Q3K(SuperBlocks):
     name: str = "Q3_K"
 
     def _pack(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
-        for tile in tiles(len(blocks), 262144):
-            self._pack_tile(blocks[tile], None if importance is None else importance[tile], out[tile])
+        if importance is None:
+            # Few passes, but row by row: long rows pay for numpy's calls.
+            self._pack_tile(blocks, None, out)
+            return
+        for tile in tiles(len(blocks)):
+            self._pack_tile(blocks[tile], importance[tile], out[tile])
 
     def _pack_tile(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
         x = to_columns(blocks, 16)
