@@ -140,8 +140,7 @@ def _fits(x: Floats, weights: Floats) -> Floats:
     inverses = np.array([np.float32(1) / (maximum / TARGETS[0]), *(target / maximum for target in TARGETS[1:])])
     sums = np.empty((2, len(TARGETS), x.shape[1]), np.float32)
     values, word = np.empty(x.shape, np.float32), np.empty(x.shape, np.int32)
-    np.divide(x, maximum, out=values)
-    values *= np.float32(CELLS)
+    np.multiply(x, np.float32(CELLS) / maximum, out=values)
     values += np.float32(CELLS)
     cell = values.astype(np.uint16).astype(np.intp)
     exact = None
@@ -172,7 +171,8 @@ def _tables() -> Words:
     """For each cell of x / max the nearest values for four scales, as the bytes of an int32, four times: (4, cells).
 
     Cell c is c / CELLS - 1 <= x / max < (c + 1) / CELLS - 1. Where a midpoint between two values falls into a cell
-    or so near to it that a rounding error matters, for one scale or more, the first byte is UNSURE.
+    or so near to it that rounding errors matter (less than 0.01 cells), for one scale or more, the first byte is
+    UNSURE.
     """
     cells = np.arange(2 * CELLS + 1)
     midpoints = (VALUES[1:].astype(np.float64) + VALUES[:-1]) / 2
