@@ -395,3 +395,36 @@ def test_types_table_is_what_a_plan_lays_out(bench: Bench, source: Path):
     for tensor in plan.tensors:
         if tensor.type in TYPES:
             assert tensor.n_bytes == tensor.n_rows * TYPES[tensor.type].row_bytes(tensor.row_length)
+
+
+def test_huge_rows_are_worked_on_in_pieces(bench: Bench, tmp_path: Path):
+    """Rows of 9 million weights: the bytes are the same, and no worker holds a row."""
+    shapes = {"long.weight": (9 << 20, 2), "vector.weight": (9 << 20,), "small.weight": (256, 4)}
+    source = write_plain_model(tmp_path / "huge.gguf", shapes, "BF16")
+    job = bench.submit(source, "Q4_0", range_weights=2 << 20, workers=1)
+    assert [t.split for t in bench.store.snapshot(job).plan.tensors] == [6, 6, 1]
+    jobs.start(bench.store, job)
+    largest = 0
+    while not bench.store.snapshot(job).ended_for_good:
+        for worker in bench.workers(job):
+            with contextlib.suppress(psutil.Error):
+                largest = max(largest, worker.memory_info().rss)
+        time.sleep(0.01)
+    assert bench.store.snapshot(job).status == "done"
+    assert largest < 100e6
+    made, original = gguf.GGUFReader(bench.folder / "out.gguf").tensors, gguf.GGUFReader(source).tensors
+    halves = original[0].data.view(np.uint16).astype(np.uint32) << 16
+    assert made[0].data.tobytes() == ggml.quantize(halves.view(np.float32).reshape(2, -1), "Q4_0").tobytes()
+    assert made[1].data.tobytes() == original[1].data.tobytes()
+
+
+def test_watchers_cost_next_to_nothing(bench: Bench, long_source: Path):
+    """Five watchers, four looks a second each: under 3 % of one core, first look included."""
+    job = bench.submit(long_source, "Q4_K", range_weights=1 << 14)
+    jobs.start(bench.store, job)
+    watches = [bench.store.watch(job) for _ in range(5)]
+    began, used = time.monotonic(), time.process_time()
+    while not all(watch.look().ended_for_good for watch in watches):
+        time.sleep(0.25)
+    seconds = time.monotonic() - began
+    assert (time.process_time() - used) / max(seconds, 1.0) < 0.03 * len(os.sched_getaffinity(0))

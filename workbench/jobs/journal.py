@@ -75,7 +75,9 @@ class Waiting(JobEvent):
 
 @dataclass(frozen=True)
 class Running(JobEvent):
-    """The workers work."""
+    """The job works; `step` says at what before the workers begin."""
+
+    step: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ..files import write_atomically
 
 if TYPE_CHECKING:
     from ..model import Model
-    from ..recipe import Recipe
+    from ..recipe import Recipe, TensorChoice
     from .spec import JobSpec
 
 RANGE_WEIGHTS = 2 << 20
@@ -67,7 +67,8 @@ class PlannedTensor:
     """One tensor of the output. `offset` counts from the beginning of the file; `n_bytes` is without padding.
 
     `shape` is in ggml's order (shape[0] is the row length). `asked` is the level's own type, `reason` says why `type`
-    is another one. `source_file` is an index into `Plan.sources`, `source_offset` a position in that file.
+    is another one. `source_file` is an index into `Plan.sources`, `source_offset` a position in that file. Huge rows
+    are worked on in `split` equal pieces, each a row of its own to the workers.
     """
 
     name: str
@@ -81,16 +82,17 @@ class PlannedTensor:
     reason: str = ""
     source_file: int = 0
     source_offset: int = 0
+    split: int = 1
 
     @property
     def row_length(self) -> int:
-        """Weights in one row."""
-        return self.shape[0]
+        """Weights in one row, or in one piece of a huge row."""
+        return self.shape[0] // self.split
 
     @cached_property
     def n_rows(self) -> int:
-        """Rows over all other dimensions."""
-        rows = 1
+        """Rows, or pieces of huge rows, over all other dimensions."""
+        rows = self.split
         for extent in self.shape[1:]:
             rows *= extent
         return rows
@@ -252,6 +254,7 @@ def make_plan(model: Model, recipe: Recipe, imatrix: Path | None = None) -> Plan
             reason=choice.reason,
             source_file=choice.tensor.file,
             source_offset=choice.tensor.offset,
+            split=pieces(choice, weighted=imatrix is not None),
         )
         for choice, offset, n_bytes in zip(recipe.tensors, header.offsets, header.sizes, strict=True)
     ]
@@ -264,12 +267,34 @@ def make_plan(model: Model, recipe: Recipe, imatrix: Path | None = None) -> Plan
     )
 
 
+def pieces(choice: TensorChoice, weighted: bool) -> int:
+    """Into how many equal pieces each row is cut, so that no row takes more memory than a few ranges; 1 for usual rows.
+
+    Blocks do not know of one another, so that the bytes stay the same; but under an importance matrix some types look
+    at the whole row, which then stays whole.
+    """
+    length = choice.tensor.row_length
+    if length <= 2 * RANGE_WEIGHTS or (weighted and not choice.copied):
+        return 1
+    # All block sizes divide 256.
+    block = 1 if choice.type in ("F32", "F16", "BF16") and choice.copied else 256
+    fewest = -(-length // RANGE_WEIGHTS)
+    return next((n for n in range(fewest, 64 * fewest) if length % (n * block) == 0), 1)
+
+
 def source_model(spec: JobSpec, plan: Plan) -> Model:
     """The source as the plan knows it: its tensors and where they lie, without metadata, which no worker needs."""
     from ..model import Model, Tensor
 
     tensors = tuple(
-        Tensor(t.name, t.shape, t.source_type, t.source_bytes, file=t.source_file, offset=t.source_offset)
+        Tensor(
+            name=t.name,
+            shape=t.shape if t.split == 1 else (t.row_length, t.n_rows),
+            type=t.source_type,
+            n_bytes=t.source_bytes,
+            file=t.source_file,
+            offset=t.source_offset,
+        )
         for t in plan.tensors
     )
     files = tuple(Path(source.path) for source in plan.sources)

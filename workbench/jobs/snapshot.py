@@ -232,7 +232,7 @@ class Fold:
                 for tensor, first in event.lost:
                     self._forget(tensor, first)
             case events.Running():
-                self._go(clock, "running", "")
+                self._go(clock, "running", event.step)
             case events.Waiting():
                 self._halt(clock, "queued", "Waits for " + ", ".join(event.ahead) if event.ahead else "")
             case events.Paused():

@@ -269,6 +269,7 @@ class Supervisor:
 
     def recheck(self, partial: Partial) -> None:
         """Forget journalled ranges whose bytes are not in the file: a power cut may have lost them."""
+        self.record(events.Running(step="checking what an earlier run finished"))
         lost = []
         for task, event in self.fold.ranges.items():
             self.obey()
@@ -276,6 +277,7 @@ class Supervisor:
             if digest(partial.read(offset, length)) != event.digest:
                 lost.append((task.tensor, task.first))
         self.record(events.Rechecked(kept=len(self.fold.ranges) - len(lost), lost=tuple(lost)))
+        self.record(events.Running())
 
     def disk_full(self) -> Pause:
         """The pause for a full disk."""

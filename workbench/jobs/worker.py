@@ -181,7 +181,7 @@ def error_sums(
 
 
 def _where(tensor: PlannedTensor, task: Range, bad: npt.NDArray[np.bool_]) -> str:
-    row = task.first + int(np.argmax(bad.any(axis=1)))
+    row = (task.first + int(np.argmax(bad.any(axis=1)))) // tensor.split
     return f"Tensor {printable(tensor.name)} holds NaN or infinity in row {row}; the source is damaged, get it again."
 
 
