@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .k_blocks import SuperBlocks, tiles
+from .k_blocks import SuperBlocks
 from .k_columns import (
     SUPER,
     clip,
@@ -39,26 +39,18 @@ class Q2K(SuperBlocks):
     name: str = "Q2_K"
 
     def _pack(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
+        x = to_columns(blocks, 16)
         if importance is None:
-            search = AffineSearch(3, first=-0.5, step=0.1, steps=15, absolute=True, leap=True)
+            weights = np.abs(x)
+            fit = AffineSearch(3, first=-0.5, step=0.1, steps=15, absolute=True, leap=True)(x, weights)
         else:
-            search = AffineSearch(3, first=-0.9, step=0.05, steps=36, leap=True)
-        fits = []
-        for tile in tiles(len(blocks)):
-            x = to_columns(blocks[tile], 16)
-            if importance is None:
-                weights = np.abs(x)
-            else:
-                sigma2 = super_dot(x, x) / np.float32(SUPER)
-                weights = _importances(x, to_columns(importance[tile], 16), sigma2)
-            fits.append((x, search(x, weights), np.add.reduce(weights, axis=0)))
-        d, scales, dmin, mins = _shared(fits, 15, weighted=importance is not None)
+            weights = _importances(x, to_columns(importance, 16), super_dot(x, x) / np.float32(SUPER))
+            fit = AffineSearch(3, first=-0.9, step=0.05, steps=36, leap=True)(x, weights)
+        d, scales, dmin, mins = _shared(fit, weights, 15, weighted=importance is not None)
         codes = scales | mins << 4
         out[:, :16] = codes.T
         out[:, 80:82], out[:, 82:84] = half_bytes(d), half_bytes(dmin)
-        steps, offsets = half(d) * (codes & 15), half(dmin) * (codes >> 4)
-        for tile, (x, fit, _) in zip(tiles(len(blocks)), fits, strict=True):
-            out[tile, 16:80] = gather_quarters(_final_levels(x, fit, steps[:, tile], offsets[:, tile], 3))
+        out[:, 16:80] = gather_quarters(_final_levels(x, fit, half(d) * (codes & 15), half(dmin) * (codes >> 4), 3))
 
     def _unpack(self, packed: Bytes, out: Floats) -> None:
         step = read_half(packed, 80) * (packed[:, :16] & 15)
@@ -87,33 +79,26 @@ class Q45K(SuperBlocks):
 
     def _pack(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
         nmax = (1 << self.bits) - 1
+        x = to_columns(blocks, 32)
         if importance is None:
-            search = AffineSearch(nmax, first=self.first, step=0.1, steps=self.steps)
+            weights = np.abs(x)
+            weights += np.sqrt(dot(x, x) / np.float32(32))
+            fit = AffineSearch(nmax, first=self.first, step=0.1, steps=self.steps)(x, weights)
         else:
-            search = AffineSearch(nmax, first=-0.9, step=0.05, steps=36, leap=True)
-        fits = []
-        for tile in tiles(len(blocks)):
-            x = to_columns(blocks[tile], 32)
-            if importance is None:
-                weights = np.abs(x)
-                weights += np.sqrt(dot(x, x) / np.float32(32))
-            else:
-                sigma2 = np.float32(2) * super_dot(x, x) / np.float32(SUPER)
-                weights = _importances(x, to_columns(importance[tile], 32), sigma2)
-            fits.append((x, search(x, weights), np.add.reduce(weights, axis=0)))
-        d, scales, dmin, mins = _shared(fits, 63, weighted=importance is not None)
+            sigma2 = np.float32(2) * super_dot(x, x) / np.float32(SUPER)
+            weights = _importances(x, to_columns(importance, 32), sigma2)
+            fit = AffineSearch(nmax, first=-0.9, step=0.05, steps=36, leap=True)(x, weights)
+        d, scales, dmin, mins = _shared(fit, weights, 63, weighted=importance is not None)
         if importance is None or self.bits == 5:
             scales, mins = np.minimum(scales, 63), np.minimum(mins, 63)
         out[:, 0:2], out[:, 2:4] = half_bytes(d), half_bytes(dmin)
         out[:, 4:16] = _pack_six_bits(scales.T, mins.T)
         scales, mins = (codes.T for codes in _unpack_six_bits(out[:, 4:16]))
-        steps, offsets = half(d) * scales, half(dmin) * mins
-        for tile, (x, fit, _) in zip(tiles(len(blocks)), fits, strict=True):
-            levels = _final_levels(x, fit, steps[:, tile], offsets[:, tile], nmax).reshape(32, 8, -1)
-            pairs = (levels[:, 0::2] & 15) | levels[:, 1::2] << 4
-            out[tile, -128:] = pairs.transpose(2, 1, 0).reshape(-1, 128)
-            if self.bits == 5:
-                out[tile, 16:48] = np.bitwise_or.reduce((levels >> 4) << _EIGHT[:, None], axis=1).T
+        levels = _final_levels(x, fit, half(d) * scales, half(dmin) * mins, nmax).reshape(32, 8, -1)
+        pairs = (levels[:, 0::2] & 15) | levels[:, 1::2] << 4
+        out[:, -128:] = pairs.transpose(2, 1, 0).reshape(-1, 128)
+        if self.bits == 5:
+            out[:, 16:48] = np.bitwise_or.reduce((levels >> 4) << _EIGHT[:, None], axis=1).T
 
     def _unpack(self, packed: Bytes, out: Floats) -> None:
         scales, mins = _unpack_six_bits(packed[:, 4:16])
@@ -138,18 +123,15 @@ def _importances(x: Floats, importance: Floats, sigma2: Floats) -> Floats:
     return importance * np.sqrt(spread + x * x)
 
 
-def _shared(
-    fits: list[tuple[Floats, Affine, Floats]], nmax: int, *, weighted: bool
-) -> tuple[Floats, Bytes, Floats, Bytes]:
+def _shared(fit: Affine, weights: Floats, nmax: int, *, weighted: bool) -> tuple[Floats, Bytes, Floats, Bytes]:
     """Common scale (B,) and codes (j, B) of the sub-blocks' scales, then of their minima; codes may wrap.
 
-    `fits` holds x, fit and the sum of the weights of each tile. Unweighted, the largest value / nmax is the scale.
+    Unweighted, the largest value / nmax is the scale.
     """
-    j = SUPER // len(fits[0][0])
-    scales = np.concatenate([fit.scale.reshape(j, -1) for _, fit, _ in fits], axis=1)
-    mins = np.concatenate([fit.minimum.reshape(j, -1) for _, fit, _ in fits], axis=1)
+    j = SUPER // len(weights)
+    scales, mins = fit.scale.reshape(j, -1), fit.minimum.reshape(j, -1)
     if weighted:
-        sums = np.concatenate([sum_w.reshape(j, -1) for _, _, sum_w in fits], axis=1)
+        sums = np.add.reduce(weights, axis=0).reshape(j, -1)
         return *positive(scales, sums, nmax), *positive(mins, sums, nmax)
     return *_largest(scales, nmax), *_largest(mins, nmax)
 

@@ -1,13 +1,12 @@
 """The frame of every k-quant: rows to batches of super-blocks and back, so that scratch is bounded.
 
-Scratch, whatever the number of rows: 3..8 MB to quantize, 17 MB for Q3_K without an importance matrix; at most 2 MB to
-dequantize. `np.setbufsize(512)` in the process that quantizes makes the broadcasts of (s, n) with (n,) cheaper.
+Scratch, whatever the number of rows: 10..17 MB to quantize, at most 2 MB to dequantize. `np.setbufsize(512)` in the
+process that quantizes makes the broadcasts of (s, n) with (n,) cheaper.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -15,16 +14,7 @@ from .k_columns import SUPER
 from .registry import TYPES, Bytes, Floats
 
 _BATCH = 2048
-"""Super-blocks packed together: 2 MiB of rows. What is small per super-block is done for all of them at once."""
-
-_TILE = 131072
-"""Weights searched together: few enough to stay in the second-level cache, enough to pay for numpy's calls."""
-
-
-def tiles(blocks: int) -> Iterator[slice]:
-    """The super-blocks 0..blocks in slices of `_TILE` weights."""
-    size = _TILE // SUPER
-    return (slice(start, min(start + size, blocks)) for start in range(0, blocks, size))
+"""Super-blocks packed together, 2 MiB of rows: arrays of the second-level cache's order, that pay for numpy's calls."""
 
 
 class SuperBlocks(ABC):

@@ -1,6 +1,6 @@
 """What the k-quants share: sub-blocks as columns, sums in C's order, and C's rounding.
 
-A tile of B super-blocks of 256 weights becomes an array (s, n): the s weights of a sub-block down the rows, the
+A batch of B super-blocks of 256 weights becomes an array (s, n): the s weights of a sub-block down the rows, the
 n = B * 256 / s sub-blocks across the columns. Column j * B + b is sub-block j of super-block b, so that (n,) reshaped
 to (256 / s, B) has the super-blocks as columns in turn. Sums down axis 0 then run over whole rows, weight after weight
 in C's order, and numpy's result is C's, bit for bit.

@@ -1,4 +1,4 @@
-"""Search for the scale and minimum of sub-blocks, all those of a tile at once, one per column.
+"""Search for the scale and minimum of sub-blocks, all those of a batch at once, one per column.
 
 Every float32 operation and sum happens in C's order (`make_qkx2_quants` and `make_qkx3_quants` in ggml-quants.c).
 """
@@ -54,8 +54,6 @@ class AffineSearch:
     A step whose levels are those of the last step, from the same base, cannot be better. With `leap` each column goes
     straight to the first step where one of its levels changes; columns at the end of their steps are taken out as
     soon as they are half of all.
-
-    The object is for one tile after another: it keeps 2 s floats a column of scratch.
     """
 
     def __init__(
@@ -65,13 +63,10 @@ class AffineSearch:
         self._last = np.float32(steps)
         self._absolute = absolute
         self._leap = leap
-        self._scratch = aligned((2, 0, 0))
 
     def __call__(self, x: Floats, weights: Floats) -> Affine:
         """The best fit of each column of x, weights (s, n) >= 0."""
-        if x.shape != self._scratch.shape[1:]:
-            self._scratch = aligned((2, *x.shape))
-        scratch = self._scratch
+        scratch = aligned((2, *x.shape))
         # Rows of `given`: least, largest, W, Sx, and room for Sl, Sll, Sxl. Rows of `best`, the best trial: error,
         # scale, inverse, minimum, and the base it divided from. `t` is the next step of each column.
         given, best = self._plain_range(x, weights, scratch[0])
@@ -101,7 +96,7 @@ class AffineSearch:
                 break
             columns, t, given, best = columns[stay], t[stay], given.take(stay, axis=1), best.take(stay, axis=1)
             x, weights = x.take(stay, axis=1), weights.take(stay, axis=1)
-            scratch = self._scratch.reshape(-1)[: 2 * x.size].reshape(2, *x.shape)
+            scratch = scratch.reshape(-1)[: 2 * x.size].reshape(2, *x.shape)
         scale, inverse, minimum, base = found
         scale[flat] = 0
         return Affine(scale, -minimum, base, inverse)

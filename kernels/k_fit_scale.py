@@ -1,4 +1,4 @@
-"""Searches for the scale of blocks without a minimum, all blocks of a tile at once, one per column.
+"""Searches for the scale of blocks without a minimum, all blocks of a batch at once, one per column.
 
 Every float32 operation and sum happens in C's order; the docstrings give C's name for each, in ggml-quants.c.
 """

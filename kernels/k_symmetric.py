@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .k_blocks import SuperBlocks, tiles
+from .k_blocks import SuperBlocks
 from .k_columns import (
     SUPER,
     clip,
@@ -41,14 +41,6 @@ class Q3K(SuperBlocks):
     name: str = "Q3_K"
 
     def _pack(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
-        if importance is None:
-            # Few passes, but row by row: long rows pay for numpy's calls.
-            self._pack_tile(blocks, None, out)
-            return
-        for tile in tiles(len(blocks)):
-            self._pack_tile(blocks[tile], importance[tile], out[tile])
-
-    def _pack_tile(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
         x = to_columns(blocks, 16)
         if importance is None:
             found, kept = signed_refined(x, 4)
@@ -106,10 +98,6 @@ class Q6K(SuperBlocks):
     name: str = "Q6_K"
 
     def _pack(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
-        for tile in tiles(len(blocks)):
-            self._pack_tile(blocks[tile], None if importance is None else importance[tile], out[tile])
-
-    def _pack_tile(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
         x = to_columns(blocks, 16)
         found, kept = symmetric(x, x * x if importance is None else to_columns(importance, 16), 32)
         found = found.reshape(16, -1)
