@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from asyncio import sleep
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
+from textual.widget import AwaitMount
 from textual.widgets import Input, Markdown, ProgressBar, Static
 
 from ...workbench.errors import QuantdeckError
@@ -61,6 +63,7 @@ The smoke test asks ten fixed questions and judges the answers for emptiness, lo
         self._pieces: deque[str] = deque()
         self._stop = threading.Event()
         self._busy = ""
+        self._figures = ""
 
     def compose_middle(self) -> ComposeResult:
         yield Static(
@@ -148,13 +151,13 @@ The smoke test asks ten fixed questions and judges the answers for emptiness, lo
         self._answer(self._llama)
 
     def _answer(self, llama: Llama) -> None:
-        self._busy = "answering"
+        self._busy, self._figures = "answering", ""
         self._stop = threading.Event()
         chat = self.session.profile.chat
         messages: list[Message] = [{"role": "system", "content": chat.system_prompt}] if chat.system_prompt else []
         events = llama.chat([*messages, *self._messages], self.session.sampling(), chat.max_tokens)
         self._pieces.clear()
-        self.run_worker(self._show_answer(self._add("model", "")), exclusive=False)
+        self.run_worker(self._show_answer())
         self.run_worker(lambda: self._generate(events), thread=True, exit_on_error=False)
 
     def _generate(self, events: Iterator[ChatEvent]) -> None:
@@ -170,10 +173,10 @@ The smoke test asks ten fixed questions and judges the answers for emptiness, lo
         except (QuantdeckError, OSError) as error:
             self.app.call_from_thread(self._broke, str(error))
 
-    async def _show_answer(self, bubble: Markdown) -> None:
+    async def _show_answer(self) -> None:
         """Redraw the growing answer a few times a second while it comes."""
-        from asyncio import sleep
-
+        bubble, mounted = self._add("model", "")
+        await mounted
         stream = Markdown.get_stream(bubble)
         talk = self.query_one("#talk", VerticalScroll)
         while True:
@@ -186,6 +189,7 @@ The smoke test asks ten fixed questions and judges the answers for emptiness, lo
                 break
             await sleep(REDRAW_SECONDS)
         await stream.stop()
+        self.query_one("#figures", Static).update(self._figures)
 
     def _answered(self, whole: str, done: ChatDone) -> None:
         self._busy = ""
@@ -195,21 +199,21 @@ The smoke test asks ten fixed questions and judges the answers for emptiness, lo
             f" · {done.generated_tokens} tokens · context {done.context_used:,} of {done.context_size:,}"
         )
         ending = ENDINGS.get(done.reason, done.reason)
-        self.query_one("#figures", Static).update(figures + (f" · {ending}" if ending else ""))
+        self._figures = figures + (f" · {ending}" if ending else "")
 
     def _broke(self, why: str) -> None:
         """llama.cpp is gone; the workbench stands and says why."""
         self._busy = ""
         self._failed(why)
 
-    def _add(self, who: str, text: str) -> Markdown:
+    def _add(self, who: str, text: str) -> tuple[Markdown, AwaitMount]:
+        """A new piece of the conversation; it can be written to once it is mounted."""
         talk = self.query_one("#talk", VerticalScroll)
         names = {"user": "You", "model": "Model", "error": "What went wrong", "notice": "Note"}
-        talk.mount(Static(names[who], classes=f"who {who}"))
-        bubble = Markdown("" if who == "model" else _as_plain_markdown(text), open_links=False, classes=f"bubble {who}")
-        talk.mount(bubble)
+        bubble = Markdown(_as_plain_markdown(text), open_links=False, classes=f"bubble {who}")
+        mounted = talk.mount(Static(names[who], classes=f"who {who}"), bubble)
         talk.scroll_end(animate=False)
-        return bubble
+        return bubble, mounted
 
     # -- keys --------------------------------------------------------------------------------------------------------
 

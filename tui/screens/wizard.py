@@ -73,7 +73,14 @@ what will be made before anything is written. Esc or Backspace goes one step bac
     def _show(self, step: str) -> None:
         self.query_one("#steps", ContentSwitcher).current = step
         self.query_one("#trail", Static).update(self._trail())
-        self.query_one(f"#{step}", ModelPane | QuestionPane | ResultPane | PlanPane).take_focus()  # type: ignore[arg-type]
+        # At once, not with the next message: an Enter that was typed ahead must meet the new step.
+        panes: dict[str, type[ModelPane | QuestionPane | ResultPane | PlanPane]] = {
+            "models": ModelPane,
+            "question": QuestionPane,
+            "result": ResultPane,
+            "plan": PlanPane,
+        }
+        self.set_focus(self.query_one(panes[step]).reader)
         self.refresh_bindings()
 
     def _trail(self) -> str:

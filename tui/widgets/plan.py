@@ -5,6 +5,7 @@ from __future__ import annotations
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.content import Content
+from textual.widget import Widget
 from textual.widgets import Static
 
 from ...workbench.jobs import Proposal
@@ -27,6 +28,7 @@ class PlanPane(VerticalScroll):
         self.query_one(Facts).show(plan_facts(proposal))
         self.query_one("#plan-notes", Static).update(printable("\n".join(f"• {note}" for note in proposal.spec.notes)))
 
-    def take_focus(self) -> None:
+    @property
+    def reader(self) -> Widget:
         """Nothing inside needs the keys but scrolling."""
-        self.focus()
+        return self

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
+from textual.widget import Widget
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -33,9 +34,10 @@ class ModelPane(Vertical):
         choices.add_option(Option("Another file …", self.OTHER))
         choices.highlighted = 0
 
-    def take_focus(self) -> None:
+    @property
+    def reader(self) -> Widget:
         """The list takes the keys."""
-        self.query_one(OptionList).focus()
+        return self.query_one(OptionList)
 
 
 class QuestionPane(Vertical):
@@ -76,7 +78,8 @@ class QuestionPane(Vertical):
         """Say what is wrong with the answer."""
         self.query_one("#problem", Static).update(printable(problem))
 
-    def take_focus(self) -> None:
+    @property
+    def reader(self) -> Widget:
         """The answers or the field take the keys."""
         answers = self.query_one(OptionList)
-        (answers if answers.display else self.query_one(Input)).focus()
+        return answers if answers.display else self.query_one(Input)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
+from textual.widget import Widget
 from textual.widgets import Static
 
 from ...workbench.advice import Advice
@@ -35,6 +36,7 @@ class ResultPane(Vertical):
         table.show([(row.level, level_cells(advice, row)) for row in advice.candidates])
         table.go_to(advice.level or "")
 
-    def take_focus(self) -> None:
+    @property
+    def reader(self) -> Widget:
         """The table takes the keys."""
-        self.query_one(Grid).focus()
+        return self.query_one(Grid)
