@@ -428,3 +428,22 @@ def test_watchers_cost_next_to_nothing(bench: Bench, long_source: Path):
         time.sleep(0.25)
     seconds = time.monotonic() - began
     assert (time.process_time() - used) / max(seconds, 1.0) < 0.03 * len(os.sched_getaffinity(0))
+
+
+def test_two_stores_with_the_same_output(bench: Bench, long_source: Path, tmp_path: Path):
+    """The second job is told so, and cancelling it leaves the first one's file alone."""
+    whole = bench.run(long_source, "Q4_K", "whole.gguf")
+    job = bench.submit(long_source, "Q4_K", range_weights=1 << 14)
+    other_folder = tmp_path / "other"
+    other_folder.mkdir()
+    other = Bench(other_folder)
+    rival = other.submit(long_source, "Q8_0", "../out.gguf")
+    jobs.start(bench.store, job)
+    bench.until(job, lambda s: s.fraction > 0)
+    jobs.start(other.store, rival)
+    end = other.end(rival)
+    assert end.status == "failed"
+    assert "Another program is writing" in end.message
+    jobs.cancel(other.store, rival)
+    assert other.store.snapshot(rival).status == "cancelled"
+    assert bench.end(job).sha256 == whole.sha256

@@ -8,10 +8,12 @@ import fcntl
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import BadArgument
 from ..text import printable
+from .locks import is_held
 from .plan import Plan
 
 PIECE = 1 << 20
@@ -30,6 +32,13 @@ def write_all(descriptor: int, content: memoryview | bytes, offset: int) -> None
     while rest:
         written = os.pwrite(descriptor, rest, offset)
         rest, offset = rest[written:], offset + written
+
+
+def discard(path: Path) -> None:
+    """Remove a partial file, unless another program is writing it (a job of another store with the same output)."""
+    with contextlib.suppress(OSError):
+        if not is_held(path):
+            path.unlink(missing_ok=True)
 
 
 class Partial:
@@ -98,8 +107,9 @@ class Companion:
     the workers' bytes are there is what the hash of the ranges is for.
     """
 
-    def __init__(self, partial: Partial) -> None:
+    def __init__(self, partial: Partial, sync_journal: Callable[[], None]) -> None:
         self._partial = partial
+        self._sync_journal = sync_journal
         self._hash = hashlib.sha256()
         self._hashed = self._limit = 0
         self._wake = threading.Condition()
@@ -163,3 +173,4 @@ class Companion:
             if due:
                 with contextlib.suppress(OSError):  # the last sync, which counts, will say it
                     os.fdatasync(self._partial.descriptor)
+                    self._sync_journal()

@@ -19,6 +19,7 @@ from ..text import printable
 from .control import Control, ControlFile
 from .journal import Cancelled, Created, Done, Failed, Interrupted, JournalReader, JournalWriter, decode
 from .locks import Lock, is_held
+from .partial import discard
 from .plan import Plan
 from .snapshot import CUT_OFF, ENDED, STATUSES, Fold, JobSnapshot, JobSummary
 from .spec import JobSpec
@@ -255,7 +256,7 @@ class JobStore:
                 if snapshot.status in ("done", "cancelled"):
                     return True
                 spec = folder.spec()
-                spec.partial.unlink(missing_ok=True)
+                discard(spec.partial)
                 journal = JournalWriter(folder.journal)
                 journal.append(Cancelled())
                 journal.close()
@@ -287,4 +288,4 @@ class JobStore:
         with contextlib.suppress(ResumeFailed, OSError):
             partial = folder.spec().partial
             if all(other.partial != partial for other_folder, other in self.live() if other_folder != folder):
-                partial.unlink(missing_ok=True)
+                discard(partial)

@@ -33,7 +33,7 @@ from .control import Control
 from .cores import usable_cores
 from .journal import JobEvent, JournalReader, JournalWriter
 from .locks import Lock
-from .partial import Companion, Partial, digest
+from .partial import Companion, Partial, digest, discard
 from .plan import Plan, Range
 from .pool import Death, Farewell, Pool, Report
 from .snapshot import Fold
@@ -263,7 +263,7 @@ class Supervisor:
             if error.errno not in FULL:
                 raise
             raise self.disk_full() from error
-        self.companion = Companion(self.partial)
+        self.companion = Companion(self.partial, self.journal.sync)
         if self.fold.ranges:
             self.recheck(self.partial)
 
@@ -292,8 +292,7 @@ class Supervisor:
     def remove_partial(self) -> None:
         """Nothing of the job stays beside the output."""
         self.release_partial()
-        with contextlib.suppress(OSError):
-            self.spec.partial.unlink(missing_ok=True)
+        discard(self.spec.partial)
 
     def release_partial(self) -> None:
         """Close the partial file; it stays."""
