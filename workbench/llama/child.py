@@ -11,12 +11,14 @@ import queue
 import sys
 import threading
 import time
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING
 
 from .wire import BadLine, Line, Reply, read, write
 
 if TYPE_CHECKING:
     from .engine import Engine, Life
+    from .services import Service
 
 
 class Channel:
@@ -91,7 +93,7 @@ def main() -> None:
     channel.start()
     try:
         from .engine import Engine, Life, Log, stderr_stream
-        from .services import SERVICES
+        from .services import service
     except Exception as error:
         channel.send({"event": "failed", "reason": f"llama-cpp-python cannot be used: {error}"})
         sys.exit(1)
@@ -100,10 +102,10 @@ def main() -> None:
     engine = Engine(log, channel.life)
     channel.send({"event": "hello", "pid": os.getpid()})
     while True:
-        _serve(channel, engine, SERVICES, channel.requests.get())
+        _serve(channel, engine, service, channel.requests.get())
 
 
-def _serve(channel: Channel, engine: Engine, services: dict[str, Any], line: Line) -> None:
+def _serve(channel: Channel, engine: Engine, find: Callable[[str], Service], line: Line) -> None:
     from .engine import Refused, Stopped
 
     number = int(line.pop("id"))
@@ -111,7 +113,7 @@ def _serve(channel: Channel, engine: Engine, services: dict[str, Any], line: Lin
     channel.begin(number)
     engine.log.forget()
     try:
-        service = services[line.pop("do")]
+        service = find(line.pop("do"))
         reply("done", **service(engine, reply, **line))
     except Stopped:
         reply("done", cancelled=True)

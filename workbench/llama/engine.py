@@ -176,8 +176,7 @@ class Engine:
         params.n_ctx = options.n_ctx
         params.n_batch = options.n_batch
         params.n_ubatch = options.n_ubatch
-        threads = settings.threads or default_threads()
-        params.n_threads = params.n_threads_batch = threads
+        params.n_threads = params.n_threads_batch = self.threads
         params.type_k = params.type_v = KV_TYPES[settings.kv_type]
         params.flash_attn_type = _FLASH[settings.flash_attention]
         params.embeddings = options.embeddings
@@ -210,6 +209,11 @@ class Engine:
             lib.llama_free(self.ctx)
             self.ctx = self.memory = None
             self.cached = []
+
+    @property
+    def threads(self) -> int:
+        """Threads to compute with."""
+        return self.settings.threads or default_threads()
 
     # -- facts -----------------------------------------------------------------------------------------------------
 
@@ -361,20 +365,15 @@ class Engine:
             raise ContextFull
         raise Refused(self.log.reason(f"llama_decode failed with code {code}"))
 
-    def compute_chunk(self, tokens: Sequence[int], first_output: int, tail: int = 0) -> None:
-        """Compute `tokens` from an empty context, with logits from position `first_output` on.
+    def with_bos(self, tokens: list[int]) -> list[int]:
+        """The tokens of a window, the first replaced by BOS where the vocabulary wants one, as llama.cpp's tools do."""
+        return [self.bos, *tokens[1:]] if self.adds_bos else tokens
 
-        The first token becomes BOS where the vocabulary wants one; the last `tail` tokens are a step of their own.
-        `Stopped` on cancel.
+    def compute_at(self, position: int, tokens: Sequence[int], first_output: int = 0) -> None:
+        """Compute `tokens` from `position` on, with outputs from position `first_output` on. `Stopped` on cancel.
+
+        What is in the cache afterwards is not recorded: `forget` before anything else.
         """
-        self.forget()
-        tokens = [self.bos, *tokens[1:]] if self.adds_bos else tokens
-        cut = len(tokens) - tail
-        self._decode_at(0, tokens[:cut], first_output)
-        if tail:
-            self._decode_at(cut, tokens[cut:], first_output)
-
-    def _decode_at(self, position: int, tokens: Sequence[int], first_output: int) -> None:
         batch = lib.llama_batch_init(len(tokens), 0, 1)
         try:
             for i, token in enumerate(tokens):
@@ -397,6 +396,10 @@ class Engine:
     def logits(self, index: int = -1) -> npt.NDArray[np.float32]:
         """Logits (n_vocab,) of an output of the last batch, a view that the next batch overwrites."""
         return np.ctypeslib.as_array(lib.llama_get_logits_ith(self.ctx, index), (self.n_vocab,))
+
+    def all_logits(self, n: int) -> npt.NDArray[np.float32]:
+        """Logits (n, n_vocab) of all `n` outputs of the last batch, a view that the next batch overwrites."""
+        return np.ctypeslib.as_array(lib.llama_get_logits(self.ctx), (n, self.n_vocab))
 
     def check_logits(self) -> None:
         """`Refused` if the last logits hold NaN, or no finite value to choose from."""

@@ -14,7 +14,7 @@ from ..errors import QuantdeckError
 from ..imatrix import Entry, Imatrix, read_imatrix, write_imatrix
 from .engine import ContextOptions, Engine, Refused
 from .statistics import FEWEST_ROWS, SQUARES, Collector, Totals
-from .text_input import corpus_tokens
+from .text_input import chunked_tokens
 from .wire import Reply
 
 _UBATCH, _TOOL_BATCH = 512, 2048
@@ -40,14 +40,7 @@ def calibrate(
     """
     if not engine.has_vocab:
         raise Refused("the model has no vocabulary to read texts with")
-    tokens, parsed = corpus_tokens(engine, reply, Path(corpus), parse_special)
-    n_chunks = len(tokens) // context
-    if n_chunks < 1:
-        raise Refused(
-            f"the text has {len(tokens)} tokens, fewer than one chunk of {context}; take more text or a smaller context"
-        )
-    n_chunks = min(chunks, n_chunks) if chunks > 0 else n_chunks
-    tokens = tokens[: n_chunks * context]
+    tokens, n_chunks, parsed = chunked_tokens(engine, reply, Path(corpus), parse_special, context, chunks)
     collector = Collector(SQUARES, with_output)
     identity = _identity(tokens, context, with_output, model)
     begun = _resume(Path(partial), identity, collector)
@@ -59,7 +52,7 @@ def calibrate(
         started = time.perf_counter()
         tail = ignored_tail(context, min(group, n_chunks - number // group * group))
         chunk = tokens[number * context : (number + 1) * context]
-        engine.compute_chunk(chunk, first_output=0, tail=tail)
+        _compute(engine, engine.with_bos(chunk), tail)
         if collector.problem:
             raise Refused(collector.problem)
         state = _imatrix(collector, Path(corpus), number + 1, context, {_IDENTITY: identity})
@@ -70,6 +63,14 @@ def calibrate(
     write_imatrix(Path(output), _imatrix(collector, Path(corpus), n_chunks, context))
     Path(partial).unlink(missing_ok=True)
     return {"chunks": n_chunks, "tokens": n_chunks * context}
+
+
+def _compute(engine: Engine, chunk: list[int], tail: int) -> None:
+    cut = len(chunk) - tail
+    engine.forget()
+    engine.compute_at(0, chunk[:cut])
+    if tail:
+        engine.compute_at(cut, chunk[cut:])
 
 
 def ignored_tail(context: int, group: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from llama_cpp import llama_cpp as lib
 
-from .contract import LoadSettings, default_threads
+from .contract import LoadSettings
 from .engine import ContextOptions, Engine, Refused
 from .template import TIME_LIMIT, ChatTemplate, Conversation, TemplateFailed
 from .troubles import harmless_lines
@@ -77,7 +77,7 @@ def _facts(engine: Engine, with_context: bool) -> dict[str, Any]:
         "context": context,
         "n_layers": int(lib.llama_model_n_layer(model)),
         "vocabulary_size": engine.n_vocab,
-        "threads": engine.settings.threads or default_threads(),
+        "threads": engine.threads,
         "notices": notices,
     }
 

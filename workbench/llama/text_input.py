@@ -16,6 +16,20 @@ from .wire import Reply
 _LONGEST_MARKERS = 4096
 
 
+def chunked_tokens(
+    engine: Engine, reply: Reply, path: Path, parse_special: bool | None, context: int, chunks: int
+) -> tuple[list[int], int, bool]:
+    """Tokens of whole chunks of `context`, at most `chunks` (0: all), their number, and whether markers were parsed."""
+    tokens, parsed = corpus_tokens(engine, reply, path, parse_special)
+    n_chunks = len(tokens) // context
+    if n_chunks < 1:
+        raise Refused(
+            f"the text has {len(tokens)} tokens, fewer than one chunk of {context}; take more text or a smaller context"
+        )
+    n_chunks = min(chunks, n_chunks) if chunks > 0 else n_chunks
+    return tokens[: n_chunks * context], n_chunks, parsed
+
+
 def corpus_tokens(engine: Engine, reply: Reply, path: Path, parse_special: bool | None) -> tuple[list[int], bool]:
     """All tokens of a corpus, and whether markers such as <|im_start|> were read as special tokens.
 

@@ -1,0 +1,69 @@
+"""Reference log-probabilities on disk, in the form of llama-perplexity's `--save-all-logits`.
+
+"_logits_", int32 context, int32 words, int32 chunks, the tokens of all chunks as int32, then per chunk the packed rows
+of its context - 1 - context/2 scored tokens (see `scoring`): two bytes a word and token.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import BinaryIO
+
+import numpy as np
+
+from .scoring import Packed, packed_width
+
+_MAGIC = b"_logits_"
+_HEAD = struct.Struct("<iii")
+
+
+def reference_bytes(n_vocab: int, context: int, chunks: int) -> int:
+    """Size of the file: about two bytes per word of the vocabulary and half the tokens."""
+    return len(_MAGIC) + _HEAD.size + 4 * context * chunks + chunks * _chunk_bytes(n_vocab, context)
+
+
+class ReferenceFile:
+    """An open file of reference log-probabilities; chunks lie at fixed places, so that writing can go on anywhere."""
+
+    def __init__(self, file: BinaryIO, n_vocab: int, context: int, tokens: list[int]) -> None:
+        self._file = file
+        self._n_vocab = n_vocab
+        self._context = context
+        self._head = _MAGIC + _HEAD.pack(context, n_vocab, len(tokens) // context) + np.asarray(tokens, "<i4").tobytes()
+
+    def write_head(self) -> None:
+        """Begin a new file."""
+        self._file.seek(0)
+        self._file.write(self._head)
+
+    def belongs(self) -> bool:
+        """True if the file is for these tokens, this context and this vocabulary."""
+        self._file.seek(0)
+        return self._file.read(len(self._head)) == self._head
+
+    def chunks(self) -> int:
+        """Whole chunks in the file."""
+        size = self._file.seek(0, 2)
+        return max(0, size - len(self._head)) // _chunk_bytes(self._n_vocab, self._context)
+
+    def write(self, chunk: int, packed: Packed) -> None:
+        """Write one chunk's rows (context - 1 - context/2, packed_width)."""
+        self._file.seek(self._place(chunk))
+        self._file.write(np.ascontiguousarray(packed, "<u2").data)
+        self._file.flush()
+
+    def read(self, chunk: int) -> Packed | None:
+        """One chunk's rows, None if the file ends before it."""
+        self._file.seek(self._place(chunk))
+        n_bytes = _chunk_bytes(self._n_vocab, self._context)
+        content = self._file.read(n_bytes)
+        if len(content) < n_bytes:
+            return None
+        return np.frombuffer(content, "<u2").reshape(-1, packed_width(self._n_vocab))
+
+    def _place(self, chunk: int) -> int:
+        return len(self._head) + chunk * _chunk_bytes(self._n_vocab, self._context)
+
+
+def _chunk_bytes(n_vocab: int, context: int) -> int:
+    return (context - 1 - context // 2) * packed_width(n_vocab) * 2

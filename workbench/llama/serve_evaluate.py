@@ -1,0 +1,275 @@
+"""Service `evaluate`: perplexity, and divergence from a reference, chunk by chunk. Child process only."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from llama_cpp import llama_cpp as lib
+
+from ..text import size
+from .contract import LoadSettings
+from .engine import ContextOptions, Engine, Refused
+from .reference_file import ReferenceFile, reference_bytes
+from .scoring import FIELDS, Packed, Scores, pack, score
+from .text_input import chunked_tokens
+from .wire import Reply
+
+_PIECE = 256  # tokens with logits at a time: with a vocabulary of 128,000 words 131 MB
+_GENERATED = 16
+_SPARE_DISK = 64 << 20
+
+
+def evaluate(
+    engine: Engine,
+    reply: Reply,
+    corpus: str,
+    scores: str,
+    context: int,
+    chunks: int,
+    parse_special: bool | None,
+    model: str,
+    reference: str = "",
+    read_from: str = "",
+    write_to: str = "",
+) -> dict[str, Any]:
+    """Score `corpus` in windows of `context`, the second half of each (llama-perplexity's protocol).
+
+    Compares with the model `reference` in lock step, or with the file `read_from`; `write_to` makes such a file of this
+    model. Events: `begun` (chunks, done, tokens, parse_special, bytes), `chunk` (done, and its means). The scores of
+    every chunk are appended to the file `scores`, which the caller reads; a later call goes on there. Ends with speeds.
+    """
+    if not engine.has_vocab or not _reads_text(engine, context):
+        raise Refused("only models that write text word by word have a perplexity")
+    tokens, n_chunks, parsed = chunked_tokens(engine, reply, Path(corpus), parse_special, context, chunks)
+    n_bytes = reference_bytes(engine.n_vocab, context, n_chunks) if write_to else 0
+    identity = _identity(tokens, context, model, reference, read_from, write_to)
+    with ExitStack() as stack:
+        record = stack.enter_context(_ScoreFile(Path(scores), identity, context - 1 - context // 2))
+        target = _Target(stack, write_to, engine, context, tokens, n_bytes, record)
+        source = _source(stack, engine, reference, read_from, context, tokens)
+        reply("begun", chunks=n_chunks, done=record.chunks, tokens=len(tokens), parse_special=parsed, bytes=n_bytes)
+        seconds = 0.0
+        first = record.chunks
+        for number in range(first, n_chunks):
+            chunk = tokens[number * context : (number + 1) * context]
+            part, took = _score_chunk(engine, chunk, source.chunk(number, chunk), target)
+            seconds += took
+            target.end_chunk(number)
+            record.append(part)
+            reply("chunk", done=number + 1, nll=float(part[0].mean()), kl=float(part[2].mean()))
+    rate = (n_chunks - first) * context / seconds if seconds > 0 else 0.0
+    return {
+        "prompt_tokens_per_second": rate,
+        "tokens_per_second": _generation_speed(engine, tokens[: min(context // 2, 64)]),
+        "peak_memory": _peak_memory(),
+        "n_vocab": engine.n_vocab,
+    }
+
+
+def _reads_text(engine: Engine, context: int) -> bool:
+    engine.open(ContextOptions(context, context, min(context, 512)))
+    return bool(engine.memory) and not engine.is_encoder_decoder and not lib.llama_model_is_diffusion(engine.model)
+
+
+def _score_chunk(
+    engine: Engine, chunk: list[int], reference: Iterator[Packed | None], target: _Target
+) -> tuple[npt.NDArray[np.float64], float]:
+    """Scores float64 (len(FIELDS), n) of one chunk, and the seconds that llama.cpp took for it."""
+    parts: list[Scores] = []
+    took = 0.0
+    for first, logits, seconds in logits_of_second_half(engine, chunk):
+        following = np.asarray(chunk[first + 1 : first + 1 + len(logits)], np.int64)
+        part = score(logits, following, next(reference), engine.threads)
+        if not np.isfinite(part.nll).all():
+            raise Refused(
+                "it computes values that are not numbers (NaN): its weights are damaged or were quantized badly"
+            )
+        target.add(logits)
+        parts.append(part)
+        took += seconds
+    return np.concatenate([part.table() for part in parts], axis=1), took
+
+
+def logits_of_second_half(engine: Engine, chunk: list[int]) -> Iterator[tuple[int, npt.NDArray[np.float32], float]]:
+    """(position, logits (n, n_vocab), seconds) for positions len/2 .. len-2, in pieces of `_PIECE`.
+
+    The logits are a view that the next piece overwrites. The last token is computed too, as by the tool.
+    """
+    tokens = engine.with_bos(chunk)
+    engine.forget()
+    started = time.perf_counter()
+    first, computed = len(chunk) // 2, 0
+    while first < len(chunk) - 1:
+        end = min(first + _PIECE, len(chunk))
+        engine.compute_at(computed, tokens[computed:end], first)
+        logits = engine.all_logits(end - first)
+        yield first, logits[: min(end, len(chunk) - 1) - first], time.perf_counter() - started
+        started = time.perf_counter()
+        first = computed = end
+
+
+class _NoSource:
+    """Perplexity only."""
+
+    def chunk(self, number: int, chunk: list[int]) -> Iterator[Packed | None]:
+        while True:
+            yield None
+
+
+class _FileSource:
+    """A reference computed earlier."""
+
+    def __init__(self, file: ReferenceFile) -> None:
+        self._file = file
+
+    def chunk(self, number: int, chunk: list[int]) -> Iterator[Packed | None]:
+        rows = self._file.read(number)
+        if rows is None:
+            raise Refused("the file of reference logits is shorter than it should be; remove it and try again")
+        for first in range(0, len(rows) + 1, _PIECE):
+            yield rows[first : first + _PIECE]
+
+
+class _ModelSource:
+    """A second model, computed in lock step: no file, but both in memory."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def chunk(self, number: int, chunk: list[int]) -> Iterator[Packed | None]:
+        for _, logits, _ in logits_of_second_half(self._engine, chunk):
+            yield pack(logits, self._engine.threads)
+
+
+def _source(
+    stack: ExitStack, engine: Engine, reference: str, read_from: str, context: int, tokens: list[int]
+) -> _NoSource | _FileSource | _ModelSource:
+    if read_from:
+        stream = stack.enter_context(contextlib.closing(Path(read_from).open("rb")))  # noqa: SIM115
+        file = ReferenceFile(stream, engine.n_vocab, context, tokens)
+        if not file.belongs():
+            raise Refused("the reference logits are of another text, context or vocabulary; remove them and try again")
+        return _FileSource(file)
+    if not reference:
+        return _NoSource()
+    other = Engine(engine.log, engine.life)
+    settings = LoadSettings(gpu_layers=engine.settings.gpu_layers, threads=engine.settings.threads)
+    other.load(reference, settings, lambda _: None)
+    if other.n_vocab != engine.n_vocab:
+        raise Refused(f"its vocabulary has {engine.n_vocab} words and the reference's {other.n_vocab}: no comparison")
+    other.open(ContextOptions(context, context, min(context, 512)))
+    return _ModelSource(other)
+
+
+class _Target:
+    """Where this model's own log-probabilities go, if they are to be a reference for others."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        path: str,
+        engine: Engine,
+        context: int,
+        tokens: list[int],
+        n_bytes: int,
+        record: _ScoreFile,
+    ) -> None:
+        self._threads = engine.threads
+        self._file: ReferenceFile | None = None
+        self._rows: list[Packed] = []
+        if not path:
+            return
+        target = Path(path)
+        present = target.stat().st_size if target.exists() else 0
+        free = shutil.disk_usage(target.parent).free
+        if n_bytes - present + _SPARE_DISK > free:
+            raise Refused(f"the reference logits need {size(n_bytes)} of disk, and {size(free)} are free there")
+        target.touch()
+        self._file = ReferenceFile(stack.enter_context(target.open("r+b")), engine.n_vocab, context, tokens)
+        if self._file.belongs():
+            record.keep(self._file.chunks())
+        else:
+            record.keep(0)
+            self._file.write_head()
+
+    def add(self, logits: npt.NDArray[np.float32]) -> None:
+        if self._file is not None:
+            self._rows.append(pack(logits, self._threads))
+
+    def end_chunk(self, number: int) -> None:
+        if self._file is not None:
+            self._file.write(number, np.concatenate(self._rows))
+            self._rows = []
+
+
+class _ScoreFile:
+    """Scores of finished chunks: 64 bytes of identity, then per chunk float64 (len(FIELDS), n)."""
+
+    def __init__(self, path: Path, identity: str, n: int) -> None:
+        self._path = path
+        self._identity = identity.encode()
+        self._chunk_bytes = len(FIELDS) * n * 8
+        self._file: BinaryIO | None = None
+        self.chunks = 0
+
+    def __enter__(self) -> _ScoreFile:
+        self._path.touch()
+        self._file = self._path.open("r+b")
+        known = self._file.read(len(self._identity)) == self._identity
+        self.chunks = (self._file.seek(0, 2) - len(self._identity)) // self._chunk_bytes if known else 0
+        self.keep(self.chunks)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._file is not None
+        self._file.close()
+
+    def keep(self, chunks: int) -> None:
+        """Forget all chunks after the first `chunks`."""
+        assert self._file is not None
+        self.chunks = min(chunks, self.chunks)
+        self._file.seek(0)
+        self._file.write(self._identity)
+        self._file.truncate(len(self._identity) + self.chunks * self._chunk_bytes)
+        self._file.seek(0, 2)
+
+    def append(self, part: npt.NDArray[np.float64]) -> None:
+        assert self._file is not None
+        self._file.write(part.astype("<f8").tobytes())
+        self._file.flush()
+
+
+def _identity(tokens: list[int], *what: object) -> str:
+    digest = hashlib.sha256(np.asarray(tokens, np.int32).tobytes())
+    digest.update(repr(what).encode())
+    return digest.hexdigest()
+
+
+def _generation_speed(engine: Engine, prompt: list[int]) -> float:
+    """Tokens a second, one by one, after a short prompt."""
+    engine.forget()
+    engine.feed(engine.with_bos(prompt))
+    started = time.perf_counter()
+    for _ in range(_GENERATED):
+        engine.append(int(np.argmax(engine.logits())))
+    return _GENERATED / (time.perf_counter() - started)
+
+
+def _peak_memory() -> int:
+    """Most memory this process ever had resident, in bytes; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
