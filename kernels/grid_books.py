@@ -22,9 +22,6 @@ Floats = npt.NDArray[np.float32]
 # Lists are stored in tables of these lengths, so that lists of nearly one length are searched together.
 _TABLE_LENGTHS = (2, 4, 6, 8, 10, 12, 16, 20, 28, 40, 64, 96, 160, 320)
 
-# Odd value of the padding of a table: so far away that it is never the nearest.
-_FAR = np.float32(1024.0)
-
 
 @dataclass(frozen=True)
 class Lists:
@@ -47,11 +44,13 @@ class Table:
 
     Attributes:
         members: grid indices, int16 (length, lists).
-        odd: odd values of these grid points, float32 (group, length, lists); `_FAR` where padded.
+        odd: odd values of these grid points, float32 (group, length, lists).
+        padding: infinity where padded, else 0, float32 (length, lists).
     """
 
     members: npt.NDArray[np.int16]
     odd: Floats
+    padding: Floats
 
 
 @dataclass(frozen=True)
@@ -194,7 +193,6 @@ def _moves(lists: Lists, level: npt.NDArray[np.uint8], levels: int) -> npt.NDArr
 
 
 def _tabulate(lists: Lists, level: npt.NDArray[np.uint8]) -> tuple[tuple[Table, ...], npt.NDArray[np.uint8], Ints]:
-    group = level.shape[1]
     odd = np.ascontiguousarray(2 * level.T + 1, np.float32)
     table_of = np.searchsorted(_TABLE_LENGTHS, lists.length).astype(np.uint8)
     column_of = np.zeros(len(lists.length), np.intp)
@@ -205,6 +203,6 @@ def _tabulate(lists: Lists, level: npt.NDArray[np.uint8]) -> tuple[tuple[Table, 
         rank = np.arange(length)[:, None]
         inside = rank < lists.length[states]
         members = lists.members[lists.start[states] + np.minimum(rank, lists.length[states] - 1)]
-        values = np.where(inside, odd[:, members], _FAR).reshape(group, length, len(states))
-        tables.append(Table(np.ascontiguousarray(members), np.ascontiguousarray(values)))
+        values = np.ascontiguousarray(odd[:, members])
+        tables.append(Table(np.ascontiguousarray(members), values, np.where(inside, 0, np.inf).astype(np.float32)))
     return tuple(tables), table_of, column_of

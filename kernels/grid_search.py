@@ -37,12 +37,16 @@ _ROUND_HALF = np.float32(25165824.0)
 _MANTISSA = np.uint32(0x007FFFFF)
 _ZERO = 0x00400000
 
+_WRAPS_FROM = np.float32(1 << 22)
+
 # Bit of a state that says: a weight lies on the border between two levels, within rounding.
 BORDER = 1 << 13
 _BORDER_FROM = np.float32(1 - 5e-5)
 
-# Error of d2 / s, relative to its parts: 2 sums of 8 terms with 3 roundings each, on both sides, and a margin.
-_ERROR = np.float32(1.2e-6)
+# How far rounding can move the difference of two d2 / s, ours and the reference's together, as part of
+# (sum w x^2 + d2) / s. Sums of 8 terms with 3 roundings each are off by at most 9 * 2^-24 of the sum of magnitudes, and
+# s C is at most 2 (sum w x^2 + d2) / s; worked out for two neighbours, 6e-6.
+_ERROR = np.float32(7e-6)
 # Outside of these bounds of sum w x^2 float32 underflows or overflows somewhere.
 _SMALL, _LARGE = np.float32(1e-34), np.float32(1e34)
 
@@ -71,9 +75,11 @@ def states(book: Book, x: Floats, inverse: Floats) -> States:
     value = (x.reshape(book.group, -1, len(inverse)) * inverse).reshape(x.shape)
     value -= np.float32(1)
     shifted = value + _ROUND_HALF
-    value -= shifted - _ROUND_HALF
-    np.abs(value, out=value)
-    border = np.maximum.reduce(value, axis=0) >= _BORDER_FROM
+    nearest = shifted - _ROUND_HALF
+    value -= nearest
+    border = ~(np.maximum.reduce(np.abs(value, out=value), axis=0) < _BORDER_FROM)
+    # Far from zero the mantissa wraps, and the state is not the nearest one.
+    border |= ~(np.maximum.reduce(np.abs(nearest, out=nearest), axis=0) < _WRAPS_FROM)
     bits = shifted.view(np.uint32)
     bits &= _MANTISSA
     np.maximum(bits, np.uint32(_ZERO), out=bits)
@@ -103,6 +109,7 @@ class _Ladder:
 
 
 _BINS = 1 << 14
+_FAR_OUT = np.float32(1 << 16)
 
 
 @cache
@@ -137,7 +144,8 @@ def ladder_states(book: Book, x: Floats, ladder: Floats, top: Floats) -> States:
     table = _ladder(book.levels, tuple(ladder.tolist()))
     columns = x.reshape(group, -1, len(top))
     words = np.zeros((groups, table.words.shape[1]), np.uint64)
-    extreme = (top < _SMALL) | (top > _LARGE)
+    peak = np.maximum.reduce(np.abs(columns), axis=(0, 1))
+    extreme = (top < _SMALL) | (top > _LARGE) | (peak > top * _FAR_OUT)
     unclear = np.tile(np.where(extreme, np.uint32(0xFFFFFFFF), np.uint32(0)), columns.shape[1])
     to_bin = table.bins / top
     for values in columns[::-1]:
@@ -235,7 +243,7 @@ class _Lines:
     """d2 / s of each neighbour of each run, as s C - B2 + energy / s.
 
     Attributes:
-        C: sum w q^2, (neighbours, runs).
+        C: sum w q^2, infinite for padding, (neighbours, runs).
         B2: 2 sum w q x, (neighbours, runs).
         energy: sum w x^2, (runs,).
         members: grid indices of the neighbours, (neighbours, lists).
@@ -259,10 +267,11 @@ class _Lines:
         return score
 
     def error(self, s: Floats, score: Floats) -> Floats:
-        """Twice the rounding error of scores around `score`, (runs,), and of the reference's d2 / s."""
+        """How far rounding can move the difference of two scores around `score`, (runs,)."""
         error = self.energy / s
-        error *= 5 * _ERROR
-        error += np.abs(score) * (2 * _ERROR)
+        error *= 2
+        error += score
+        error *= _ERROR
         return error
 
     def best(self, s: Floats) -> tuple[Ints, Mask]:
@@ -286,6 +295,7 @@ def _lines(table: Table, column: Ints, x: Floats, weight: Floats) -> _Lines:
     wq = q * weight[:, None]
     q *= wq
     C = np.add.reduce(q, axis=0)
+    C += table.padding.take(column, axis=1)
     wx = weight * x
     wq *= (x * np.float32(2))[:, None]
     B2 = np.add.reduce(wq, axis=0)

@@ -73,6 +73,18 @@ def test_drawn_rows(name: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_importances_and_weights_over_many_orders_of_magnitude(name: str) -> None:
+    """Scales far from those of most weights in the block, and choices that hang on the last bits of a sum."""
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        levels = rng.integers(-16, 17, (6, 512)) * 10.0 ** rng.uniform(-6, 1, (6, 1))
+        wide = rng.normal(size=(6, 512)) * 10.0 ** rng.uniform(-8, 8, (6, 512))
+        for imatrix in (np.exp(rng.normal(0, 6, 512)), np.ones(512), np.round(rng.random(512) * 3)):
+            assert_exact(levels.astype(np.float32), name, imatrix.astype(np.float32))
+            assert_exact(wide.astype(np.float32), name, imatrix.astype(np.float32))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_reads_any_bytes(name: str) -> None:
     assert_reads_alike(random_bytes(name, 768), name, 768)
 
