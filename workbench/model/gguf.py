@@ -11,8 +11,9 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ..errors import ModelNotFound, QuantdeckError, ValidationFailed
@@ -46,6 +47,14 @@ _PIECE = 1 << 20
 _SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
+ReadPiece = Callable[[int, int], bytes]
+"""(bytes wanted, position) -> some of them, at least one; nothing at the end of the file."""
+
+
+class NoSuchFile(ModelNotFound):
+    """Nothing lies where a file was named."""
+
+
 @dataclass(frozen=True)
 class GgufFile:
     """What one GGUF file holds, without its weights; `Tensor.offset` is absolute."""
@@ -64,22 +73,32 @@ def read_gguf(path: Path) -> GgufFile:
     """
     descriptor = open_file(path)
     try:
-        return _Parser(path, descriptor).parse()
+        return parse_gguf(path, os.fstat(descriptor).st_size, partial(os.pread, descriptor))
     except OSError as error:
         raise ModelNotFound(f"{shown(path)} cannot be read: {error.strerror}.") from error
     finally:
         os.close(descriptor)
 
 
-def read_gguf_model(path: Path) -> Model:
+def parse_gguf(path: Path, n_bytes: int, read: ReadPiece) -> GgufFile:
+    """The header of a GGUF file of `n_bytes` wherever it lies: `read` gets pieces of it, `path` names it in sentences.
+
+    ValidationFailed as `read_gguf`.
+    """
+    return _Parser(path, n_bytes, read).parse()
+
+
+def read_gguf_model(path: Path, read_file: Callable[[Path], GgufFile] = read_gguf) -> Model:
     """Read a model from a GGUF file; for any one shard of a split model, from all of its shards.
+
+    `read_file` reads each of the files, for models that do not lie on this machine.
 
     Raises:
         ModelNotFound: as `read_gguf`, and for a shard that is missing.
         ValidationFailed: as `read_gguf`, and for shards that do not belong together or a file that is not a model.
     """
-    file = read_gguf(path)
-    files = _all_shards(file)
+    file = read_file(path)
+    files = _all_shards(file, read_file)
     first = files[0]
     if "general.architecture" not in first.metadata:
         raise ValidationFailed(f"{shown(path)} is a GGUF file, but not a model: it does not name its architecture.")
@@ -92,7 +111,7 @@ def read_gguf_model(path: Path) -> Model:
     return Model(first.path, "gguf", architecture, first.metadata, tensors, tuple(shard.path for shard in files))
 
 
-def _all_shards(file: GgufFile) -> list[GgufFile]:
+def _all_shards(file: GgufFile, read_file: Callable[[Path], GgufFile]) -> list[GgufFile]:
     count = _integer(file, "split.count")
     if count <= 1:
         return [file]
@@ -104,9 +123,12 @@ def _all_shards(file: GgufFile) -> list[GgufFile]:
     shards = []
     for number in range(1, count + 1):
         path = file.path.with_name(f"{match['stem']}-{number:05}-of-{count:05}.gguf")
-        if not path.exists():
-            raise ModelNotFound(f"Shard {number} of {count} is missing: {shown(path)} must lie beside the others.")
-        shard = file if path == file.path else read_gguf(path)
+        try:
+            shard = file if path == file.path else read_file(path)
+        except NoSuchFile:
+            raise ModelNotFound(
+                f"Shard {number} of {count} is missing: {shown(path)} must lie beside the others."
+            ) from None
         if (_integer(shard, "split.count"), _integer(shard, "split.no")) != (count, number - 1):
             raise ValidationFailed(f"{shown(path)} does not hold shard {number} of {count}, as its name says.")
         shards.append(shard)
@@ -135,7 +157,7 @@ def open_file(path: Path) -> int:
         # Without O_NONBLOCK, a pipe that takes the file's place just now would block for ever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
-        raise ModelNotFound(f"There is no file {shown(path)}.") from None
+        raise NoSuchFile(f"There is no file {shown(path)}.") from None
     except PermissionError:
         raise ModelNotFound(f"{shown(path)} cannot be read: you have no permission.") from None
     except (OSError, ValueError) as error:
@@ -156,10 +178,10 @@ def _about_folder(path: Path) -> str:
 class _Parser:
     """One pass over the header of one file."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, n_bytes: int, read: ReadPiece) -> None:
         self.path = path
-        self.descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
+        self.size = n_bytes
+        self.read = read
         self.buffer = bytearray()
         self.position = 0
         self.doing = "its first bytes"
@@ -307,7 +329,7 @@ class _Parser:
             raise self._bad(f"its header is larger than {MAX_HEADER >> 20} MiB")
         while len(self.buffer) < end:
             want = min(max(end - len(self.buffer), _PIECE, len(self.buffer)), 16 * _PIECE)
-            piece = os.pread(self.descriptor, want, len(self.buffer))
+            piece = self.read(want, len(self.buffer))
             if not piece:
                 raise self._truncated()
             self.buffer += piece
