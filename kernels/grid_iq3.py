@@ -28,6 +28,8 @@ from .registry import Bytes, Floats
 class _IQ3(GridCodec):
     """Blocks of 32 weights; without an importance matrix a weight counts x^2."""
 
+    chunk = 512
+
     reach: int
     """Steps of the ladder of scales on either side of max / 15."""
 

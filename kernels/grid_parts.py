@@ -24,14 +24,13 @@ _Number = TypeVar("_Number", np.int16, np.uint8)
 SUPER = 256
 """Weights of a super-block."""
 
-# Super-blocks that are searched at once.
-_CHUNK = 512
-
 
 class GridCodec(ABC):
-    """A codec that packs super-blocks of 256 weights, some hundred at once; scratch stays below 24 MB."""
+    """A codec that packs super-blocks of 256 weights, `chunk` of them at once; scratch stays below 24 MB."""
 
     name: str
+    chunk = 1024
+    """Super-blocks that are searched at once: many, as tables are searched with one numpy call each."""
 
     def quantize(self, rows: Floats, imatrix: Floats | None) -> Bytes:
         """Pack float32 (n, k) into uint8 (n, row_bytes); Overflow for values beyond the search's range."""
@@ -41,10 +40,10 @@ class GridCodec(ABC):
         packed = np.empty((len(blocks), TYPES[self.name].block_bytes), np.uint8)
         # Scales of tiny blocks underflow and their inverses overflow, here as in the reference.
         with np.errstate(all="ignore"):
-            for start in range(0, len(blocks), _CHUNK):
-                chunk = blocks[start : start + _CHUNK]
+            for start in range(0, len(blocks), self.chunk):
+                chunk = blocks[start : start + self.chunk]
                 beside = None if across is None else across[(start + np.arange(len(chunk))) % len(across)]
-                self._pack(chunk, beside, packed[start : start + _CHUNK])
+                self._pack(chunk, beside, packed[start : start + self.chunk])
         return packed.reshape(n, TYPES[self.name].row_bytes(k))
 
     def dequantize(self, packed: Bytes, k: int) -> Floats:
@@ -52,8 +51,8 @@ class GridCodec(ABC):
         blocks = packed.reshape(-1, TYPES[self.name].block_bytes)
         rows = np.empty((len(blocks), SUPER), np.float32)
         with np.errstate(all="ignore"):
-            for start in range(0, len(blocks), _CHUNK):
-                self._unpack(blocks[start : start + _CHUNK], rows[start : start + _CHUNK])
+            for start in range(0, len(blocks), self.chunk):
+                self._unpack(blocks[start : start + self.chunk], rows[start : start + self.chunk])
         return rows.reshape(len(packed), k)
 
     @abstractmethod

@@ -42,8 +42,8 @@ def test_every_kind_of_rows(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_several_chunks(name: str) -> None:
-    x = rows.make("gaussian", 171, 768)
-    for imatrix in usable(name, 768):
+    x = rows.make("gaussian", 2 * CODECS[name].chunk // 3 + 1, 768)
+    for imatrix in usable(name, 768)[:2]:
         assert_exact(x, name, imatrix)
 
 
@@ -75,7 +75,7 @@ def test_drawn_rows(name: str, data: st.DataObject) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_importances_and_weights_over_many_orders_of_magnitude(name: str) -> None:
     """Scales far from those of most weights in the block, and choices that hang on the last bits of a sum."""
-    for seed in range(30):
+    for seed in range(10):
         rng = np.random.default_rng(seed)
         levels = rng.integers(-16, 17, (6, 512)) * 10.0 ** rng.uniform(-6, 1, (6, 1))
         wide = rng.normal(size=(6, 512)) * 10.0 ** rng.uniform(-8, 8, (6, 512))
