@@ -137,6 +137,8 @@ def quantize(rows: Floats, name: str, imatrix: Floats | None = None) -> Bytes:
         raise KernelError(f"the imatrix must be float32 ({rows.shape[1]},), not {imatrix.dtype} {imatrix.shape}")
     elif not _finite(imatrix):
         raise NotFinite("the importance matrix holds NaN or infinity")
+    elif imatrix.size and imatrix.min() < 0:
+        raise KernelError("the importance matrix holds negative values")
     return kind.quantize(rows, imatrix)
 
 

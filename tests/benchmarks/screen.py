@@ -1,6 +1,6 @@
 """How quick the screen is: first frame, answer to a key, and bytes on the line, idle and while a job runs.
 
-python -m tests.benchmarks.screen [--runs N]
+PYTHONPATH=tests python -m benchmarks.screen [--runs N] [--size BYTES]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / ".src")]
 
+from benchmarks.job import make_source  # noqa: E402
 from quantdeck.workbench.jobs import JobStore  # noqa: E402
 from support.command import COMMAND  # noqa: E402
 from support.terminal import Terminal  # noqa: E402
@@ -77,14 +78,15 @@ def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--model", type=Path, default=None, help="a 16-bit GGUF large enough to keep a job busy")
+    parser.add_argument("--size", type=float, default=2e9, help="bytes of the model that keeps a job busy; 0 for none")
     parser.add_argument("--level", default="Q4_K_M")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         frames = [first_frame(home) for _ in range(arguments.runs + 1)][1:]
         print(f"first frame   median {statistics.median(frames):.2f} s, {min(frames):.2f} to {max(frames):.2f}")
-        if arguments.model:
-            answers, rate = with_a_job(home, arguments.model, arguments.level)
+        if arguments.size:
+            source = make_source(Path(home) / "source.gguf", arguments.size)
+            answers, rate = with_a_job(home, source, arguments.level)
             print(f"key answers   median {1000 * statistics.median(answers):.0f} ms, most {1000 * max(answers):.0f} ms")
             print(f"on the line   {rate / 1000:.1f} kB/s in the Jobs room while a job runs")
 

@@ -21,7 +21,9 @@ from ..widgets.grid import Grid, Row
 from .ask import AskText, AskYes
 from .room import Room
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 1.0
+# A changed cell redraws its whole table, and a plot colours every letter: most of what this room sends over the line.
+DETAILS_EVERY = 4
 STATUS_COLOURS = {"done": "text-success", "failed": "text-error", "paused": "text-warning", "cut": "text-warning"}
 Look = tuple[list[JobSummary], JobSnapshot | None]
 
@@ -54,6 +56,7 @@ The table lists the tensors with type, size before and after, and the relative e
         self._snapshot: JobSnapshot | None = None
         self._wanted: str | None = None
         self._looking = False
+        self._looks = 0
 
     def compose_middle(self) -> ComposeResult:
         with Vertical(id="jobs"):
@@ -68,7 +71,7 @@ The table lists the tensors with type, size before and after, and the relative e
             yield Grid(["tensor", "type", "before", "after", "error"], [2, 3, 4], id="tensors")
 
     def on_mount(self) -> None:
-        """Look now, and then twice a second while the room is open."""
+        """Look now, and then every second while the room is open."""
         self.query_one("#list", Grid).focus()
         self._look()
         self.set_interval(LOOK_SECONDS, self._look)
@@ -110,14 +113,15 @@ The table lists the tensors with type, size before and after, and the relative e
         if self._wanted in {job.id for job in listed}:
             table.go_to(self._wanted or "")
             self._wanted = None
-        changed = (snapshot and snapshot.status) != (self._snapshot and self._snapshot.status)
+        before = self._snapshot
+        changed = (snapshot and (snapshot.id, snapshot.status)) != (before and (before.id, before.status))
         self._snapshot = snapshot
         if changed:
             self.refresh_bindings()
         if snapshot:
-            self._show_job(snapshot)
+            self._show_job(snapshot, changed)
 
-    def _show_job(self, job: JobSnapshot) -> None:
+    def _show_job(self, job: JobSnapshot, fresh: bool) -> None:
         spec = job.spec
         self.query_one("#headline", Static).update(
             printable(f"{Path(spec.source).name} → {spec.output} · {job.plan.bits_per_weight:.2f} bits per weight")
@@ -133,10 +137,12 @@ The table lists the tensors with type, size before and after, and the relative e
         self.query_one("#words", Static).update(progress_words(job) + hint)
         working = "   ".join(f"{worker + 1}: {printable(name)}" for worker, name in job.working.items())
         self.query_one("#workers", Static).update(f"workers  {working}" if working else "")
-        rate = self.query_one("#rate", Sparkline)
-        rate.display = len(job.rate_history) > 2
-        rate.data = [weights for _, weights in job.rate_history]
-        self.query_one("#tensors", Grid).show([_tensor_row(t) for t in job.tensors])
+        self._looks += 1
+        if fresh or self._looks % DETAILS_EVERY == 0:
+            self.query_one("#tensors", Grid).show([_tensor_row(t) for t in job.tensors])
+            rate = self.query_one("#rate", Sparkline)
+            rate.display = len(job.rate_history) > 2
+            rate.data = [weights for _, weights in job.rate_history]
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         """Another job under the cursor: show it at once."""
