@@ -311,12 +311,8 @@ class _TwoShifts(_Splits):
 
     def __init__(self, order: Ints, weight: Floats, wx: Floats) -> None:
         x, w = wx.reshape(-1).take(order), weight.reshape(-1).take(order)
-        second_half = order >= weight.size // 2
-        zero = np.float32(0)
-        self._halves = [
-            (_running(np.where(second_half == half, x, zero)), _running(np.where(second_half == half, w, zero)))
-            for half in (False, True)
-        ]
+        second = (order >= weight.size // 2).astype(np.float32)
+        self._halves = [(_running(x * half), _running(w * half)) for half in (1 - second, second)]
         (x0, w0), (x1, w1) = self._halves
         self.x = x0 + x1
         self.weight = w0[-1] + w1[-1]
