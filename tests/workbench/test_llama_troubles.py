@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from quantdeck.workbench.errors import NotEnoughMemory, QuantdeckError, ValidationFailed
-from quantdeck.workbench.llama import ChatDone, Llama, LlamaFailed, LoadSettings, Sampling, TextPiece
+from quantdeck.workbench.llama import ChatDone, Llama, LlamaFailed, LoadSettings, Sampling, TextPiece, host
 from quantdeck.workbench.llama.host import Patience
 from quantdeck.workbench.llama.troubles import explain_death, harmless_lines, known_trouble
 from quantdeck.workbench.model import value
@@ -141,6 +141,41 @@ def test_the_child_goes_with_its_parent(tmp_path, pipes):
         assert gone(child)
     finally:
         os.killpg(parent.pid, signal.SIGKILL) if pipes == "leak" else None
+
+
+HUNGRY = """
+import resource, sys
+from pathlib import Path
+from quantdeck.workbench.errors import NotEnoughMemory
+from quantdeck.workbench.llama import Llama, LoadSettings
+from quantdeck.workbench.sample import SAMPLE
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+try:
+    Llama.load(SAMPLE.model, LoadSettings(context=1 << 22, threads=1), Path(sys.argv[1]))
+except NotEnoughMemory as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on memory")
+def test_a_context_that_does_not_fit(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", HUNGRY, str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
+    assert "KV cache does not fit into memory; choose a smaller context" in told
+
+
+def test_a_child_that_talks_nonsense(tmp_path, monkeypatch):
+    monkeypatch.setattr(host, "_BOOTSTRAP", "import sys, time; print('nonsense', flush=True); time.sleep(60)")
+    with pytest.raises(LlamaFailed, match="lost its way"):
+        Llama.load(SAMPLE.model, SETTINGS, tmp_path)
+
+
+def test_a_child_that_cannot_import(tmp_path, monkeypatch):
+    monkeypatch.setattr(host, "_BOOTSTRAP", "import sys; sys.exit(3)")
+    with pytest.raises(LlamaFailed, match="exit code 3") as raised:
+        Llama.load(SAMPLE.model, SETTINGS, tmp_path)
+    assert is_one_sentence(raised.value)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

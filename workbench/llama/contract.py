@@ -33,12 +33,12 @@ def default_threads() -> int:
 class LoadSettings:
     """How to load a model.
 
-    `context` in tokens, 0 for what the model was trained with; `gpu_layers` -1 for all; `batch` tokens a prefill step;
-    `kv_type` names a ggml type (f16, q8_0, q4_0 ...), anything but a 16 or 32-bit one needs flash attention.
-    `threads` None stands for `default_threads()`.
+    `context` in tokens, 0 for what the model was trained with, up to 4096; `gpu_layers` -1 for all; `batch` tokens a
+    prefill step; `kv_type` names a ggml type (f16, q8_0, q4_0 ...), anything but a 16 or 32-bit one needs flash
+    attention. `threads` None stands for `default_threads()`.
     """
 
-    context: int = 4096
+    context: int = 0
     gpu_layers: int = -1
     threads: int | None = None
     batch: int = 512

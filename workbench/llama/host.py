@@ -137,8 +137,8 @@ class Child:
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        with contextlib.suppress(BadLine, OSError, ValueError):
-            while (line := read(self._process.stdout)) is not None:
+        with contextlib.suppress(BadLine, OSError, ValueError), self._process.stdout as stdout:
+            while (line := read(stdout)) is not None:
                 self._last_sign = time.monotonic()
                 if line.get("event") != "alive":
                     self._inbox.put(line)
@@ -196,10 +196,14 @@ class Child:
     def _death(self, what: str) -> LlamaFailed:
         if self._closed:
             return LlamaFailed(f"{what}: the model was closed")
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(2.0)
-        self._kill()
-        return explain_death(what, self._process.returncode, self.log, self.log_tail())
+        try:
+            code = self._process.wait(2.0)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            return LlamaCrashed(
+                f"{what}: llama.cpp's process lost its way and was ended; load the model again", self.log
+            )
+        return explain_death(what, code, self.log, self.log_tail())
 
     def _send(self, what: str, line: Line) -> None:
         try:

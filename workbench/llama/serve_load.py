@@ -14,6 +14,7 @@ from .template import TIME_LIMIT, ChatTemplate, Conversation, TemplateFailed
 from .troubles import harmless_lines
 from .wire import Reply
 
+_USUAL = 4096
 # Rendering has its own limits; this one catches an endless operation inside Python's C code, by the parent's hand.
 TEMPLATE_PATIENCE = 3 * TIME_LIMIT
 _BUFFER = re.compile(r"^\S+:\s+(.+?)\s+(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB", re.MULTILINE)
@@ -40,7 +41,7 @@ def load(
     engine.load(path, chosen, progress)
     engine.life.check()
     if with_context:
-        n_ctx = chosen.context or int(lib.llama_model_n_ctx_train(engine.model)) or 4096
+        n_ctx = chosen.context or min(int(lib.llama_model_n_ctx_train(engine.model)) or _USUAL, _USUAL)
         engine.open(
             ContextOptions(n_ctx=n_ctx, n_batch=max(chosen.batch, 32), n_ubatch=min(max(chosen.batch, 32), 512))
         )

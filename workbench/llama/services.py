@@ -22,6 +22,7 @@ MODULES: Mapping[str, str] = MappingProxyType(
         "verify": "serve_verify",
         "calibrate": "serve_calibrate",
         "evaluate": "serve_evaluate",
+        "trial": "serve_trial",
     }
 )
 

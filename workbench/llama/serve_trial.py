@@ -1,0 +1,60 @@
+"""Service `trial`: how fast a loaded model computes, and what it takes while it does. Child process only."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from .engine import ContextOptions, Engine, Refused
+from .wire import Reply
+
+_GENERATED = 32
+_STRIDE = 7919  # a prime: the tokens of the prompt wander through the whole vocabulary
+
+
+def trial(engine: Engine, reply: Reply, context: int) -> dict[str, Any]:
+    """Read a prompt that fills half of `context`, then go on one token at a time, 32 of them.
+
+    Events: `prompt` with the tokens read so far. Ends with tokens a second (of single tokens the median, since other
+    programs disturb single ones) and the most memory that was resident, in bytes.
+    """
+    batch = min(context, 512)
+    engine.open(ContextOptions(context, batch, batch))
+    if not engine.has_vocab or not engine.memory or engine.is_encoder_decoder:
+        raise Refused("only models that write text word by word can be tried out")
+    length = max(1, min(context - _GENERATED, context // 2))
+    tokens = [i * _STRIDE % engine.n_vocab for i in range(length)]
+    engine.feed(tokens[:1])  # the first computation touches everything; it is no measure of speed
+    engine.forget()
+    began = time.perf_counter()
+    for end in range(0, length, batch):
+        engine.feed(tokens[: end + batch])
+        reply("prompt", done=min(length, end + batch), total=length)
+    prompt_seconds = time.perf_counter() - began
+    seconds = []
+    gc.disable()
+    for i in range(min(_GENERATED, context - length)):
+        started = time.perf_counter()
+        engine.append(tokens[i % length])
+        engine.logits()
+        seconds.append(time.perf_counter() - started)
+    return {
+        "prompt_tokens_per_second": length / prompt_seconds,
+        "tokens_per_second": 1 / statistics.median(seconds),
+        "peak_memory": _peak_memory(),
+    }
+
+
+def _peak_memory() -> int:
+    """Most memory that this process had resident; not getrusage's, which begins with that of the parent.
+
+    0 where the system does not say.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
