@@ -136,7 +136,13 @@ def _add_advise(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--memory", type=_bytes, default=None, metavar="BYTES", help="for a machine with this RAM (16G)"
     )
-    command.add_argument("--vram", type=_bytes, default=None, metavar="BYTES", help="and this GPU memory (0, 24G)")
+    command.add_argument(
+        "--vram",
+        type=_bytes,
+        default=None,
+        metavar="BYTES",
+        help="and this GPU memory (24G); alone: this machine with such a card",
+    )
     command.add_argument("--slots", type=_count, default=1, metavar="N", help="users at the same time")
     _add_json(command)
 

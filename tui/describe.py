@@ -126,7 +126,7 @@ def headline(advice: Advice) -> str:
         return "Nothing that can be made here fits this machine"
     return (
         f"{row.level} is recommended: a file of {size(row.n_bytes)}, {size(row.memory.total)} of memory at "
-        f"{advice.setup.context:,} tokens, about {speed_words(row.tokens_per_second)} tokens/s"
+        f"{advice.setup.context:,} tokens, {_about(row.tokens_per_second)} tokens/s"
     )
 
 
@@ -142,6 +142,11 @@ def level_cells(advice: Advice, row: Candidate) -> list[str]:
         speed_words(row.tokens_per_second),
         (row.facts.quality if row.facts else "") + (", imatrix" if row.needs_imatrix else ""),
     ]
+
+
+def _about(tokens_per_second: float) -> str:
+    words = speed_words(tokens_per_second)
+    return words if words.endswith("+") else f"about {words}"
 
 
 def speed_words(tokens_per_second: float) -> str:

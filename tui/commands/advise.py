@@ -19,19 +19,24 @@ def run(arguments: argparse.Namespace) -> int:
     session = open_session(os.environ)
     model = read_model(model_path(arguments.model))
     hardware, bandwidth = session.look_at_machine(Path.cwd())
-    wish = Wish(goal=arguments.goal, context=arguments.context, users=arguments.slots, other=_other_machine(arguments))
+    wish = Wish(
+        goal=arguments.goal,
+        context=arguments.context,
+        users=arguments.slots,
+        other=_other_machine(arguments, hardware.memory.total),
+    )
     advice = advise(model, hardware, wish, bandwidth, session.corrections)
     say_advice(advice, terminal)
     terminal.document(advice.to_dict())
     return 0
 
 
-def _other_machine(arguments: argparse.Namespace) -> OtherMachine | None:
-    """Another machine, if its memory was given: with a graphics card if that has memory."""
+def _other_machine(arguments: argparse.Namespace, own_memory: int) -> OtherMachine | None:
+    """Another machine, if its memory was given; with --vram alone it is this one with such a card."""
     if arguments.memory is None and arguments.vram is None:
         return None
     vram = arguments.vram or 0
-    return OtherMachine("nvidia" if vram else "modern", arguments.memory or vram, vram)
+    return OtherMachine("nvidia" if vram else "modern", arguments.memory or own_memory, vram)
 
 
 def say_advice(advice: Advice, terminal: Terminal) -> None:
