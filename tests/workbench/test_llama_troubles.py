@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from quantdeck.workbench.errors import NotEnoughMemory, QuantdeckError, ValidationFailed
-from quantdeck.workbench.llama import ChatDone, Llama, LlamaFailed, LoadSettings, Sampling, TextPiece, host
+from quantdeck.workbench.llama import Cancelled, ChatDone, Llama, LlamaFailed, LoadSettings, Sampling, TextPiece, host
 from quantdeck.workbench.llama.host import Patience
 from quantdeck.workbench.llama.troubles import explain_death, harmless_lines, known_trouble
 from quantdeck.workbench.model import value
@@ -105,6 +108,28 @@ def test_close_ends_a_stopped_child_too(tmp_path):
     llama.close()
     llama.close()
     assert gone(llama.pid)
+
+
+def test_closed_from_another_thread_in_mid_stream(tmp_path):
+    llama = Llama.load(SAMPLE.model, SETTINGS, tmp_path)
+    events = llama.complete("Once upon a time", Sampling(temperature=1.5, top_k=0, top_p=1, min_p=0))
+    next(events)
+    threading.Thread(target=llama.close).start()
+    with contextlib.suppress(LlamaFailed):
+        for event in events:
+            assert isinstance(event, TextPiece | ChatDone)
+    with pytest.raises(LlamaFailed, match="closed"):
+        answer(llama)
+    assert gone(llama.pid)
+
+
+def test_loading_stopped_at_any_moment_leaves_nothing_behind(tmp_path):
+    before = set(psutil.Process().children())
+    for delay in (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3):
+        end = time.monotonic() + delay
+        with contextlib.suppress(Cancelled):
+            Llama.load(SAMPLE.model, SETTINGS, tmp_path, cancelled=lambda end=end: time.monotonic() >= end).close()
+    assert set(psutil.Process().children()) <= before
 
 
 PARENT = """
