@@ -75,6 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_advise(commands)
     _add_quantize(commands)
+    _add_calibrate(commands)
+    _add_evaluate(commands)
     _add_jobs(commands)
     _add_chat(commands)
     _add_completion(commands)
@@ -167,6 +169,48 @@ def _add_quantize(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("--dry-run", action="store_true", help="plan and check everything, write nothing")
     command.add_argument("--detach", action="store_true", help="start the job and return at once")
     _add_json(command)
+
+
+def _add_calibrate(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = _command(commands, "calibrate", "calibrate:run", "make an importance matrix")
+    command.add_argument("model", metavar="MODEL", help="a GGUF file, best in 16 bit, or sample")
+    command.add_argument("-o", "--output", default=None, metavar="FILE", help="imatrix.gguf, or .dat for older tools")
+    _add_text(command, "calibration")
+    command.add_argument("--with-output", action="store_true", help="weigh output.weight too")
+    _add_json(command)
+
+
+def _add_evaluate(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = _command(commands, "evaluate", "evaluate:run", "measure quality, speed and memory of models")
+    command.add_argument("models", metavar="MODEL", nargs="+", help="GGUF files, or sample")
+    command.add_argument("--reference", default=None, metavar="MODEL", help="measure the divergence from this model")
+    _add_text(command, "evaluation")
+    command.add_argument(
+        "--questions", default=None, metavar="FILE", help="JSONL with question and answer, or none (built in: sample's)"
+    )
+    command.add_argument(
+        "--lock-step", action="store_true", help="compute the reference each time instead of keeping its logits"
+    )
+    command.add_argument("--markdown", default=None, metavar="FILE", help="write the table there")
+    command.add_argument("--csv", default=None, metavar="FILE", help="write the table there")
+    _add_json(command)
+
+
+def _add_text(command: argparse.ArgumentParser, what: str) -> None:
+    """What calibration and evaluation share: a text, and how it goes through the model."""
+    command.add_argument(
+        "-d", "--data", default=None, metavar="TEXT", help=f"text file, JSON or JSONL (default: our {what} text)"
+    )
+    command.add_argument("--context", type=_count, default=512, metavar="N", help="tokens a chunk (512)")
+    command.add_argument("--chunks", type=_count, default=None, metavar="N", help="only the first N chunks")
+    command.add_argument(
+        "--parse-special",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="read markers such as <|im_start|> as special tokens (default: if the text holds any)",
+    )
+    command.add_argument("--threads", type=_count, default=None, metavar="N", help="threads to compute with")
+    command.add_argument("--gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU (-1: all)")
 
 
 def _add_jobs(commands: Commands[argparse.ArgumentParser]) -> None:

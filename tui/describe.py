@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ..workbench.advice import Advice, Candidate, Step
     from ..workbench.hardware import Bandwidth, Gpu, Hardware
     from ..workbench.jobs import JobSnapshot, JobSummary, Proposal
+    from ..workbench.llama.calibrate import Coverage
+    from ..workbench.llama.evaluate import Estimate
+    from ..workbench.measure import Measurement, MeasureProgress
     from ..workbench.model import Model
 
 STATUS_WORDS = {
@@ -186,3 +189,69 @@ def plan_facts(proposal: Proposal) -> dict[str, str]:
         "Tensors": ", ".join(f"{n} in {name}" for name, n in sorted(kinds.items(), key=lambda kind: -kind[1])),
         "Workers": str(spec.workers),
     }
+
+
+MOST_NAMED = 12
+
+
+def coverage_lines(reached: Coverage) -> list[str]:
+    """What a calibration text reached, and by name what it did not."""
+    if reached.complete and not reached.rare:
+        return [f"All {reached.covered} weights were reached, with all their experts."]
+    lines = [f"{reached.covered} weights were reached."]
+    if reached.missing:
+        lines.append(f"Never reached: {_named(reached.missing)}.")
+    for name, experts in list(reached.experts.items())[:MOST_NAMED]:
+        lines.append(f"{printable(name)}: experts never reached: {_named(list(map(str, experts)))}.")
+    for name, experts in list(reached.rare.items())[:MOST_NAMED]:
+        few = _named(list(map(str, experts)))
+        lines.append(f"{printable(name)}: experts reached by fewer than {reached.few} tokens: {few}.")
+    left = sum(max(0, len(found) - MOST_NAMED) for found in (reached.experts, reached.rare))
+    if left:
+        lines.append(f"The same in {left} more weights; --json lists them all.")
+    if not reached.complete:
+        lines.append("Take more text, or text of more kinds.")
+    return lines
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = ", ".join(map(printable, names[:MOST_NAMED]))
+    return shown + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
+
+
+def stage_words(progress: MeasureProgress) -> str:
+    """Where a measurement stands."""
+    left = f" · {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
+    return f"{progress.stage} {100 * progress.fraction:.0f} %{left}"
+
+
+def measurement_facts(done: Measurement) -> dict[str, str]:
+    """What was measured of a model, in a few lines."""
+    e, trial, expected = done.evaluation, done.trial, done.estimated
+    markers = "special tokens parsed" if e.parse_special else "no special tokens parsed"
+    facts = {
+        "Text": f"{e.chunks} chunks, {e.scored:,} tokens scored, {markers}",
+        "Perplexity": _with_error(e.perplexity, 4),
+    }
+    if d := e.divergence:
+        facts["KL divergence"] = (
+            f"{_with_error(d.kl, 5)}; median {d.kl_median:.5f}, 99 % {d.kl_99:.4f}, maximum {d.kl_max:.3f}"
+        )
+        facts["Same top token"] = _with_error(d.same_top, 2, 100, " %")
+        facts["RMS change of p"] = _with_error(d.rms_p, 3, 100, " %")
+    if q := done.questions:
+        facts["Questions"] = f"{q.exact} of {q.total} answered word for word, {q.contains} contain the answer"
+    facts["Generation"] = (
+        f"{trial.tokens_per_second:.1f} tokens/s at half of {trial.context} tokens "
+        f"(estimated {speed_words(expected.tokens_per_second)})"
+    )
+    facts["Prompt"] = f"{trial.prompt_tokens_per_second:.0f} tokens/s on {trial.threads} threads"
+    facts["Load time"] = duration(trial.load_seconds)
+    if trial.peak_memory:
+        expects = f" (estimated {size(expected.memory)})" if expected.memory else ""
+        facts["Peak memory"] = size(trial.peak_memory) + expects
+    return facts
+
+
+def _with_error(estimate: Estimate, digits: int, factor: float = 1, unit: str = "") -> str:
+    return f"{factor * estimate.value:.{digits}f} ± {factor * estimate.error:.{digits}f}{unit}"

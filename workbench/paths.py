@@ -53,6 +53,11 @@ class Paths:
         return self.data / "models"
 
     @property
+    def imatrices(self) -> Path:
+        """Importance matrices that were made here."""
+        return self.data / "imatrices"
+
+    @property
     def logs(self) -> Path:
         """What llama.cpp and our children say."""
         return self.cache / "logs"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SAMPLE_WORD = "sample"
 DEFAULT_CONTEXT = 4096
 BYTES_A_THREAD = 128 << 20
+CPU_TYPE = "cpu-"
 
 
 class Session:
@@ -81,15 +82,17 @@ class Session:
         self.change_profile(lambda profile: replace(profile, hardware=hardware, bandwidth=bandwidth))
         return hardware, bandwidth
 
+    def machine(self, output: Path) -> tuple[Hardware, Bandwidth]:
+        """This machine as the profile knows it, or as it is found now; `output` as in `look_at_machine`."""
+        hardware, bandwidth = self.profile.hardware, self.profile.bandwidth
+        return (hardware, bandwidth) if hardware and bandwidth else self.look_at_machine(output)
+
     def begin_walk(self, model: Path) -> Walk:
         """The wizard's first question for a model, on the machine as the profile knows it, or as it is found now."""
         from .advice import Walk
         from .model import read_model
 
-        hardware, bandwidth = self.profile.hardware, self.profile.bandwidth
-        if hardware is None or bandwidth is None:
-            hardware, bandwidth = self.look_at_machine(model.parent)
-        return Walk.begin(read_model(model), hardware, bandwidth)
+        return Walk.begin(read_model(model), *self.machine(model.parent))
 
     def advise(self, walk: Walk) -> Advice:
         """What the answers of a finished walk lead to; they are remembered."""
@@ -99,15 +102,25 @@ class Session:
         self.change_profile(lambda profile: replace(profile, wizard=answers))
         return conclude(walk, self.corrections)
 
-    def propose(self, source: Path, request: Request, output: Path, overwrite: bool = False) -> Proposal:
+    def propose(
+        self, source: Path, request: Request, output: Path, overwrite: bool = False, imatrix: Path | None = None
+    ) -> Proposal:
         """A job that leaves one core to the screen, checked, nothing written."""
         from .jobs import prepare, usable_cores
 
         if output.parent == self.paths.models:
             output.parent.mkdir(parents=True, exist_ok=True)
         workers = max(1, usable_cores() - 1)
-        library = self.paths.library
-        return prepare(self.jobs, source, request, output, workers=workers, overwrite=overwrite, library=library)
+        return prepare(
+            self.jobs,
+            source,
+            request,
+            output,
+            workers=workers,
+            overwrite=overwrite,
+            library=self.paths.library,
+            imatrix=imatrix,
+        )
 
     def output_folder(self, source: Path) -> Path:
         """Where a quantized `source` goes: the folder that the user chose, beside the source, or our own."""
@@ -154,7 +167,15 @@ class Session:
         from .advice import Corrections
 
         learned = self.profile.corrections
-        return Corrections(cpu=learned.get("cpu"), gpu=learned.get("gpu"))
+        types = {key[len(CPU_TYPE) :]: value for key, value in learned.items() if key.startswith(CPU_TYPE)}
+        return Corrections(cpu=learned.get("cpu"), gpu=learned.get("gpu"), types=types)
+
+    def correct(self, corrections: Corrections) -> None:
+        """Keep what was learned of this machine's speed."""
+        values = {"cpu": corrections.cpu, "gpu": corrections.gpu}
+        values |= {CPU_TYPE + kind: value for kind, value in corrections.types.items()}
+        known = {name: round(value, 4) for name, value in values.items() if value is not None}
+        self.change_profile(lambda profile: replace(profile, corrections={**profile.corrections, **known}))
 
     def sampling(self) -> Sampling:
         """How the next token is drawn, from the profile."""

@@ -15,7 +15,7 @@ from .cache import number
 from .data import LevelFacts
 from .fit import Footprint, MemoryNeed, Placement, Running, Setup, footprint, place, running
 from .machine import Machine
-from .speed import Corrections, prompt_class, tokens_per_second
+from .speed import Corrections, learn, prompt_class, tokens_per_second
 
 Writable = Callable[[Recipe], bool]
 _Described = tuple[str, tuple[int, ...], str]
@@ -127,6 +127,17 @@ class Estimator:
         made = _Made(size, self.model.bits_per_weight, bare, False, True, "")
         level = level_of(self.model)
         return self._candidate(level, data.levels().get(level), made, machine, setup, corrections)
+
+    def learned(
+        self, machine: Machine, setup: Setup, tokens_per_second: float, corrections: Corrections
+    ) -> Corrections:
+        """What it teaches that the model, as it is, came to `tokens_per_second`; only runs on the processor teach."""
+        row = self.as_it_is(machine, setup, corrections)
+        if row.placement.where != "cpu":
+            return corrections
+        tables = row.facts is not None and row.facts.table_driven
+        weights = footprint(self.model)
+        return learn(weights, row.tokens_per_second, tokens_per_second, machine, corrections, tables)
 
     def _candidate(
         self,

@@ -7,8 +7,9 @@ models of real shapes and of many architectures (`_widths`). Nothing here asks l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from ...kernels import TYPES
@@ -66,7 +67,8 @@ class Footprint:
     """A model's weights by where they go: bytes of every layer, of the tables that are looked up, and of the output.
 
     `active` are the bytes of a layer that one token reads: of a mixture of experts only the experts used. `output_read`
-    are the bytes read for the output, which are the embedding's where both share one table (`tied`).
+    are the bytes read for the output, which are the embedding's where both share one table (`tied`). `read_by_type`
+    are all bytes that one token reads, by type.
     """
 
     layers: tuple[int, ...]
@@ -75,6 +77,7 @@ class Footprint:
     output: int
     tied: bool
     output_read: int
+    read_by_type: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def total(self) -> int:
@@ -89,31 +92,37 @@ class Footprint:
 
 def footprint(model: Model, recipe: Recipe | None = None) -> Footprint:
     """Where the weights of `model` go, as they are or as `recipe` makes them."""
-    sizes: Iterable[tuple[str, int]]
+    sizes: Iterable[tuple[str, str, int]]
     if recipe is None:
-        sizes = ((tensor.name, tensor.n_bytes) for tensor in model.tensors)
+        sizes = ((tensor.name, tensor.type, tensor.n_bytes) for tensor in model.tensors)
     else:
-        sizes = ((choice.tensor.name, choice.n_bytes) for choice in recipe.tensors)
+        sizes = ((choice.tensor.name, choice.type, choice.n_bytes) for choice in recipe.tensors)
     count = max(1, block_count(model))
     layers, active = [0] * count, [0.0] * count
     tables = output = embedding = 0
     used = _expert_shares(model, count)
     has_output = "output.weight" in model.by_name
     alignment = number(model, "general.alignment", _ALIGNMENT) or _ALIGNMENT
-    for name, n_bytes in sizes:
+    by_type: Counter[str] = Counter()
+    for name, kind, n_bytes in sizes:
         size = _up(n_bytes, alignment)
         found = _LAYER.match(name)
         if found:
             layer = min(int(found[1]), count - 1)
             layers[layer] += size
-            active[layer] += size * (used[layer] if _EXPERTS.search(name) else 1.0)
+            share = used[layer] if _EXPERTS.search(name) else 1.0
+            active[layer] += size * share
+            by_type[kind] += int(size * share)
         elif name.startswith(_LOOKED_UP):
             tables += size
-            embedding += size if name.startswith("token_embd.") else 0
+            if name.startswith("token_embd."):
+                embedding += size
+                by_type[kind] += 0 if has_output else size
         else:
             output += size
+            by_type[kind] += size
     read = output + (0 if has_output else embedding)
-    return Footprint(tuple(layers), tuple(map(int, active)), tables, output, not has_output, read)
+    return Footprint(tuple(layers), tuple(map(int, active)), tables, output, not has_output, read, by_type)
 
 
 def _expert_shares(model: Model, layers: int) -> list[float]:

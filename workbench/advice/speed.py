@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from .fit import Footprint, Placement, Running
 from .machine import Machine
@@ -17,12 +19,22 @@ TABLES_ON_CPU = 0.7
 TABLES_ON_OLD_CPU = 0.35
 
 
+LEAST_TO_LEARN_FROM = 64 << 20
+"""Bytes a token below which a run teaches nothing: there, other things than reading weights take the time."""
+_LEAST, _MOST = 0.01, 4.0
+
+
 @dataclass(frozen=True)
 class Corrections:
-    """Efficiencies learned on this machine from real runs (speed reached / speed by bandwidth); None: not yet."""
+    """Efficiencies learned on this machine from real runs (speed reached / speed by bandwidth); None: not yet.
+
+    `types` are the processor's, by type of the weights: unpacking some takes longer than reading them. `cpu` is for
+    types that no run has met yet, and for the cache.
+    """
 
     cpu: float | None = None
     gpu: float | None = None
+    types: Mapping[str, float] = field(default_factory=dict)
 
 
 def tokens_per_second(
@@ -46,13 +58,44 @@ def tokens_per_second(
     reads = [active + cache // 2 for active, cache in zip(weights.active, caches, strict=True)]
     on_cards = sum(reads[first:]) + (weights.output_read if placement.gpu_layers else 0)
     in_ram = sum(reads[:first]) + (0 if placement.gpu_layers else weights.output_read)
-    processor = machine.processor.bytes_per_second * (learned.cpu or CPU_EFFICIENCY)
-    if table_driven:
-        processor *= TABLES_ON_CPU if machine.fast_simd else TABLES_ON_OLD_CPU
-    seconds = in_ram / processor
+    seconds = in_ram / (machine.processor.bytes_per_second * efficiency(weights, machine, learned, table_driven))
     if machine.card:
         seconds += on_cards / (machine.card.bytes_per_second * (learned.gpu or GPU_EFFICIENCY))
     return 1 / max(seconds, 1 / MOST_TOKENS)
+
+
+def efficiency(weights: Footprint, machine: Machine, learned: Corrections, table_driven: bool) -> float:
+    """Share of the processor's memory bandwidth that reading these weights reaches."""
+    usual = learned.cpu or CPU_EFFICIENCY
+    unknown = usual
+    if table_driven:
+        unknown *= TABLES_ON_CPU if machine.fast_simd else TABLES_ON_OLD_CPU
+    total = sum(weights.read_by_type.values())
+    if not total:
+        return unknown
+    return total / sum(n / learned.types.get(kind, unknown) for kind, n in weights.read_by_type.items())
+
+
+def learn(
+    weights: Footprint, estimated: float, measured: float, machine: Machine, learned: Corrections, table_driven: bool
+) -> Corrections:
+    """What a run on the processor teaches: `estimated` tokens a second were expected, `measured` came.
+
+    Each type's efficiency moves as far as it has a share in the weights, together exactly so far that the estimate
+    would have been right (a step of Kaczmarz's method on the logarithms).
+    """
+    total = sum(weights.read_by_type.values())
+    if total < LEAST_TO_LEARN_FROM or estimated <= 0 or measured <= 0:
+        return learned
+    before = efficiency(weights, machine, Corrections(cpu=learned.cpu), table_driven)
+    shares = {kind: n / total for kind, n in weights.read_by_type.items() if n / total >= 0.02}
+    norm = sum(share**2 for share in shares.values())
+    step = math.log(measured / estimated) / norm
+    types = dict(learned.types)
+    for kind, share in shares.items():
+        types[kind] = min(_MOST, max(_LEAST, types.get(kind, before) * math.exp(share * step)))
+    usual = math.exp(sum(map(math.log, types.values())) / len(types))
+    return Corrections(cpu=usual, gpu=learned.gpu, types=types)
 
 
 def prompt_class(placement: Placement, active_weights: int) -> str:

@@ -1,0 +1,100 @@
+"""`quantdeck evaluate`: measure models, and hold them against each other."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from ...workbench.comparison import COLUMNS, Comparison, as_csv, as_markdown, cells_of, compare
+from ...workbench.files import write_atomically
+from ...workbench.llama.evaluate import EvaluationSettings
+from ...workbench.measure import (
+    Measurement,
+    MeasureProgress,
+    MeasureSettings,
+    default_settings,
+    evaluations,
+    measure,
+    read_questions,
+)
+from ...workbench.session import Session, model_path, open_session
+from ...workbench.text import size
+from ..describe import measurement_facts, stage_words
+from ..terminal import Terminal
+from .calibrate import text_file
+
+NO_QUESTIONS = "none"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure every model on the same text, then the table."""
+    terminal = Terminal(arguments.json)
+    session = open_session(os.environ)
+    models = [model_path(name) for name in arguments.models]
+    reference = model_path(arguments.reference) if arguments.reference else None
+    measured = []
+    try:
+        for model in models:
+            done = _one(session, model, _settings(model, reference, arguments), terminal)
+            measured.append(done)
+    except KeyboardInterrupt:
+        terminal.warn("what was computed is kept: the same command goes on there")
+        raise
+    table = compare([done.entry for done in measured])
+    if len(measured) > 1:
+        _say_table(table, terminal)
+    for name, write in ((arguments.markdown, as_markdown), (arguments.csv, as_csv)):
+        if name:
+            write_atomically(Path(name).expanduser().absolute(), write(table).encode())
+            terminal.say(f"The table is in {name}.")
+    documents = [done.to_dict() for done in measured]
+    for document, row in zip(documents, table.rows, strict=True):
+        document["efficient"] = row.efficient
+    terminal.document(documents[0] if len(documents) == 1 else {"models": documents})
+    return 0
+
+
+def _settings(model: Path, reference: Path | None, arguments: argparse.Namespace) -> MeasureSettings:
+    evaluation = EvaluationSettings(
+        context=arguments.context,
+        chunks=arguments.chunks or 0,
+        parse_special=arguments.parse_special,
+        threads=arguments.threads,
+        gpu_layers=arguments.gpu_layers,
+    )
+    usual = default_settings(model, evaluation, reference)
+    settings = replace(usual, corpus=text_file(arguments.data, usual.corpus), keep_reference=not arguments.lock_step)
+    if arguments.questions == NO_QUESTIONS:
+        return replace(settings, questions=(), questions_name="")
+    if arguments.questions:
+        path = Path(arguments.questions).expanduser()
+        return replace(settings, questions=read_questions(path), questions_name=path.name)
+    return settings
+
+
+def _one(session: Session, model: Path, settings: MeasureSettings, terminal: Terminal) -> Measurement:
+    told = False
+
+    def heard(p: MeasureProgress) -> None:
+        nonlocal told
+        if p.disk_bytes and not told:
+            told = True
+            where = evaluations(session)
+            terminal.say(f"The reference's logits take {size(p.disk_bytes)} in {where}; later models use them again.")
+        terminal.progress(f"{model.name}: {stage_words(p)}")
+
+    done = measure(session, model, settings, heard)
+    terminal.heading(f"{model.name}")
+    terminal.facts(measurement_facts(done))
+    for note in done.notes:
+        terminal.say(f"  note: {note}")
+    return done
+
+
+def _say_table(table: Comparison, terminal: Terminal) -> None:
+    terminal.heading(f"On {table.basis.words}" if table.basis else "Compared")
+    header = ["model", "level", *(column.title for column in COLUMNS), ""]
+    rows = [[row.name, row.label, *cells_of(row), "efficient" if row.efficient else ""] for row in table.rows]
+    terminal.table(header, rows, right=range(2, 2 + len(COLUMNS)))

@@ -1,0 +1,240 @@
+"""Models side by side: one row each with what was measured, sorted, the efficient ones marked, and written out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .library import Entry, Figure
+from .text import printable, size
+
+Number = float | None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One model in a comparison; None for what was not measured on this text. Errors are standard errors.
+
+    `efficient`: no other model is both smaller and better. Sizes in bytes, shares from 0 to 1, divergence in nats.
+    """
+
+    sha256: str
+    path: str
+    name: str
+    level: str
+    imatrix: bool
+    n_bytes: int
+    bits_per_weight: float
+    perplexity: Number = None
+    perplexity_error: Number = None
+    kl: Number = None
+    kl_error: Number = None
+    same_top: Number = None
+    questions: Number = None
+    tokens_per_second: Number = None
+    prompt_tokens_per_second: Number = None
+    peak_memory: Number = None
+    efficient: bool = False
+
+    @property
+    def label(self) -> str:
+        """The level, with a mark where an importance matrix was used."""
+        return self.level + ("+im" if self.imatrix else "")
+
+
+@dataclass(frozen=True)
+class Basis:
+    """On what the figures of a comparison were taken: figures on another basis are not comparable."""
+
+    text: str
+    text_sha256: str
+    context: int
+    chunks: int
+    parse_special: bool
+
+    @property
+    def words(self) -> str:
+        """In a line."""
+        special = ", markers parsed" if self.parse_special else ""
+        return f"{printable(self.text)}, {self.chunks} chunks of {self.context} tokens{special}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows on one basis; `basis` is None where nothing was measured yet. `reference` is what divergence is from."""
+
+    rows: tuple[Compared, ...]
+    basis: Basis | None
+    reference: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its title on screen, its field, whether more is better, and how a value is written."""
+
+    title: str
+    field: str
+    more_is_better: bool
+    words: Callable[[float], str]
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("size", "n_bytes", False, size),
+    Column("bits/w", "bits_per_weight", False, "{:.2f}".format),
+    Column("ppl", "perplexity", False, "{:.3f}".format),
+    Column("KL", "kl", False, "{:.4f}".format),
+    Column("top-1", "same_top", True, _share),
+    Column("quest.", "questions", True, _share),
+    Column("tok/s", "tokens_per_second", True, "{:.0f}".format),
+)
+
+
+def compare(entries: Iterable[Entry], basis: Basis | None = None) -> Comparison:
+    """All entries on one basis: the given one, or that of the latest measurement among them."""
+    listed = list(entries)
+    basis = basis or _latest_basis(listed)
+    rows = [_row(entry, basis) for entry in listed]
+    references = [f for e in listed for f in e.figures if f.kind == "kl_divergence" and basis and _basis(f) == basis]
+    latest = max(references, key=lambda figure: figure.measured_at, default=None)
+    return Comparison(tuple(_marked(rows)), basis, str(latest.details.get("reference", "")) if latest else "")
+
+
+def ordered(rows: Sequence[Compared], column: Column, reverse: bool = False) -> list[Compared]:
+    """Rows by a column, the best first (`reverse`: last), rows without a figure at the end, ties by size."""
+    known = [row for row in rows if getattr(row, column.field) is not None]
+    unknown = [row for row in rows if getattr(row, column.field) is None]
+    sign = -1 if column.more_is_better != reverse else 1
+    known.sort(key=lambda row: (sign * getattr(row, column.field), row.n_bytes, row.name))
+    return known + unknown
+
+
+def quality(row: Compared, rows: Sequence[Compared]) -> Number:
+    """What the plot and the mark go by, less is better: divergence where more than one row has it, else perplexity."""
+    return row.kl if sum(other.kl is not None for other in rows) > 1 else row.perplexity
+
+
+def measured_quality(entries: Iterable[Entry], source: Path) -> dict[str, str]:
+    """What was measured of quantizations of `source`, in words by level; the latest figure of the latest file."""
+    found: dict[str, tuple[str, str]] = {}
+    for entry in entries:
+        if not entry.source or Path(entry.source) != source:
+            continue
+        for kind, words in (("perplexity", "ppl {:.3f}"), ("kl_divergence", "KL {:.4f}")):
+            figure = _latest(entry.figures, kind)
+            if figure and (entry.level not in found or figure.measured_at >= found[entry.level][0]):
+                found[entry.level] = figure.measured_at, words.format(figure.value)
+    return {level: words for level, (_, words) in found.items()}
+
+
+def as_markdown(comparison: Comparison) -> str:
+    """A table for a README."""
+    header = ["model", "level", *(column.title for column in COLUMNS), "memory", "efficient"]
+    lines = [" | ".join(header), " | ".join(["---", "---", *["---:"] * (len(header) - 3), "---"])]
+    for row in comparison.rows:
+        memory = size(row.peak_memory) if row.peak_memory else ""
+        cells = [row.name.replace("|", "\\|"), row.label, *cells_of(row), memory, "yes" if row.efficient else ""]
+        lines.append(" | ".join(cells))
+    about = f"\nMeasured on {comparison.basis.words}." if comparison.basis else ""
+    against = f" Divergence (KL, nats) from {printable(comparison.reference)}." if comparison.reference else ""
+    return "\n".join(f"| {line} |" for line in lines) + f"\n{about}{against}\n"
+
+
+def as_csv(comparison: Comparison) -> str:
+    """All fields, empty where not measured."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [*Compared.__dataclass_fields__], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(_fields, comparison.rows))
+    return out.getvalue()
+
+
+def as_json(comparison: Comparison) -> str:
+    """All fields, null where not measured."""
+    basis = vars(comparison.basis) if comparison.basis else None
+    document = {"basis": basis, "reference": comparison.reference, "models": [_fields(row) for row in comparison.rows]}
+    return json.dumps(document, indent=2) + "\n"
+
+
+WRITERS: Mapping[str, Callable[[Comparison], str]] = {".md": as_markdown, ".csv": as_csv, ".json": as_json}
+
+
+def cells_of(row: Compared) -> list[str]:
+    """The figures under COLUMNS, in words."""
+    values = [(column, getattr(row, column.field)) for column in COLUMNS]
+    return ["" if value is None else column.words(value) for column, value in values]
+
+
+def _fields(row: Compared) -> dict[str, object]:
+    return {name: getattr(row, name) for name in Compared.__dataclass_fields__}
+
+
+def _basis(figure: Figure) -> Basis:
+    d = figure.details
+    return Basis(
+        str(d.get("text", "")),
+        str(d.get("text_sha256", "")),
+        int(d.get("context", 0)),
+        int(d.get("chunks", 0)),
+        bool(d.get("parse_special", False)),
+    )
+
+
+def _latest_basis(entries: Iterable[Entry]) -> Basis | None:
+    figures = [figure for entry in entries for figure in entry.figures if figure.kind == "perplexity"]
+    latest = max(figures, key=lambda figure: figure.measured_at, default=None)
+    return _basis(latest) if latest else None
+
+
+def _latest(figures: Iterable[Figure], kind: str, basis: Basis | None = None) -> Figure | None:
+    found = [f for f in figures if f.kind == kind and (basis is None or _basis(f) == basis)]
+    # Of equally old ones the last that was added counts.
+    return max(reversed(found), key=lambda figure: figure.measured_at, default=None)
+
+
+def _row(entry: Entry, basis: Basis | None) -> Compared:
+    def value(kind: str, on_text: bool = False) -> Number:
+        if on_text and basis is None:
+            return None
+        figure = _latest(entry.figures, kind, basis if on_text else None)
+        return figure.value if figure else None
+
+    def error(kind: str) -> Number:
+        figure = _latest(entry.figures, kind, basis) if basis else None
+        return float(figure.details.get("error", 0.0)) if figure else None
+
+    return Compared(
+        sha256=entry.sha256,
+        path=entry.path,
+        name=entry.name,
+        level=entry.level,
+        imatrix=bool(entry.imatrix),
+        n_bytes=entry.n_bytes,
+        bits_per_weight=entry.bits_per_weight,
+        perplexity=value("perplexity", True),
+        perplexity_error=error("perplexity"),
+        kl=value("kl_divergence", True),
+        kl_error=error("kl_divergence"),
+        same_top=value("same_top", True),
+        questions=value("question_score"),
+        tokens_per_second=value("tokens_per_second"),
+        prompt_tokens_per_second=value("prompt_tokens_per_second"),
+        peak_memory=value("peak_memory"),
+    )
+
+
+def _marked(rows: Sequence[Compared]) -> list[Compared]:
+    """Rows with `efficient` set for those on the Pareto front of size and quality."""
+    known = [(row.n_bytes, q) for row in rows if (q := quality(row, rows)) is not None]
+
+    def beaten(row: Compared, q: float) -> bool:
+        return any(n <= row.n_bytes and other <= q and (n, other) != (row.n_bytes, q) for n, other in known)
+
+    return [replace(row, efficient=(q := quality(row, rows)) is not None and not beaten(row, q)) for row in rows]

@@ -1,0 +1,368 @@
+"""Measure a model and keep what was found with the file it belongs to: quality, speed, memory, and the estimates."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import BadArgument, ModelNotFound, QuantdeckError
+from .files import sha256, write_atomically
+from .library import Entry, Figure, Library
+from .llama import Cancelled, LoadSettings
+from .llama.evaluate import (
+    Evaluation,
+    EvaluationProgress,
+    EvaluationSettings,
+    QuestionScore,
+    ask_questions,
+    evaluate,
+)
+from .llama.trial import Trial, try_out
+from .model import Model, read_model
+from .sample import SAMPLE, Question
+from .text import printable
+
+if TYPE_CHECKING:
+    from .session import Session
+
+MEASURED_ELSEWHERE = "measured here, made elsewhere"
+_QUESTION_CONTEXT = 512
+_LARGEST_QUESTIONS = 64 << 20
+# A file is written before it is registered; clocks of network disks may be a little ahead.
+_CLOCK_SLACK = 5.0
+
+Details = Mapping[str, str | bool | int | float]
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """What to measure: on which text, against which reference, with which questions.
+
+    `questions` empty: none are asked. `evaluation.context` is also the context in which speed and memory are measured.
+    """
+
+    corpus: Path
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    reference: Path | None = None
+    keep_reference: bool = True
+    questions: tuple[Question, ...] = ()
+    questions_name: str = ""
+
+
+@dataclass(frozen=True)
+class MeasureProgress:
+    """Where a measurement stands: `stage` in words, the share of this stage that is done, and seconds left of it.
+
+    `disk_bytes`: size of the reference logits that are being written, 0 if none are.
+    """
+
+    stage: str
+    fraction: float
+    seconds_left: float | None = None
+    disk_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """What had been expected, in bytes and tokens a second. Memory is 0 where cards hold a part of the model."""
+
+    memory: int
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One model, measured. `questions` is None if none were asked. `notes` are things to know."""
+
+    path: Path
+    entry: Entry
+    evaluation: Evaluation
+    questions: QuestionScore | None
+    trial: Trial
+    estimated: Estimated
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`: bytes, seconds, tokens a second, shares from 0 to 1."""
+        return {
+            "model": str(self.path),
+            "sha256": self.entry.sha256,
+            "level": self.entry.level,
+            "bytes": self.entry.n_bytes,
+            "bits_per_weight": self.entry.bits_per_weight,
+            **asdict(self.evaluation),
+            # The trial's speeds, at half the context, are those that estimates speak of.
+            "tokens_per_second": self.trial.tokens_per_second,
+            "prompt_tokens_per_second": self.trial.prompt_tokens_per_second,
+            "load_seconds": self.trial.load_seconds,
+            "peak_memory": self.trial.peak_memory,
+            "context": self.trial.context,
+            "questions": asdict(self.questions) if self.questions else None,
+            "estimated": asdict(self.estimated),
+            "notes": list(self.notes),
+        }
+
+
+def measure(
+    session: Session,
+    path: Path,
+    settings: MeasureSettings,
+    on_progress: Callable[[MeasureProgress], None] = lambda _: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Measurement:
+    """Measure the model at `path`, keep the figures in the library and what was learned of the machine; blocks.
+
+    Called again after a cancel or a crash, the evaluation goes on after its last whole chunk, the questions after the
+    last one that was answered.
+    Raises `Cancelled`, `LlamaFailed`, BadArgument, ModelNotFound, ValidationFailed.
+    """
+    model = read_model(path)
+    on_progress(MeasureProgress("reading the file", 0.0))
+    entry = entry_of(session.library, path, model)
+    context = settings.evaluation.context
+    estimated = estimate(session, model, context)
+    load = replace(_load_settings(session, path, settings), context=context)
+    on_progress(MeasureProgress("measuring speed and memory", 0.0))
+    trial = try_out(
+        path,
+        load,
+        session.paths.logs,
+        lambda share: on_progress(MeasureProgress("measuring speed and memory", share)),
+        cancelled,
+    )
+    learn(session, model, trial)
+    questions, notes = _ask(session, path, entry, settings, on_progress, cancelled)
+    evaluation = _evaluate(session, path, settings, on_progress, cancelled)
+    result = Measurement(path, entry, evaluation, questions, trial, estimated, tuple(notes))
+    try:
+        for figure in figures(result, settings):
+            entry = session.library.add_figure(entry.sha256, figure)
+    except QuantdeckError as error:
+        notes.append(f"The figures could not be kept: {error}")
+    return replace(result, entry=entry, notes=tuple(notes))
+
+
+def evaluations(session: Session) -> Path:
+    """Where reference logits and unfinished evaluations are kept."""
+    return session.paths.cache / "evaluations"
+
+
+def entry_of(library: Library, path: Path, model: Model) -> Entry:
+    """The library's entry of a file; a file that is not registered yet is hashed and registered as made elsewhere.
+
+    A file of the size and the age that the library knows is taken to be the one it knows.
+    """
+    status = path.stat()
+    known = library.find(path)
+    if known and known.n_bytes == status.st_size:
+        registered = datetime.fromisoformat(known.created_at).timestamp()
+        if status.st_mtime <= registered + _CLOCK_SLACK:
+            return known
+    digest = sha256(path)
+    if same := library.get(digest):
+        return same
+    from .advice.candidates import level_of
+
+    entry = Entry(
+        sha256=digest,
+        path=str(path.absolute()),
+        source="",
+        source_fingerprint="",
+        architecture=model.architecture,
+        level=level_of(model),
+        n_bytes=status.st_size,
+        ratio=1.0,
+        bits_per_weight=model.bits_per_weight,
+        seconds=0.0,
+        created_at=_now(),
+        verification=MEASURED_ELSEWHERE,
+    )
+    library.add(entry)
+    return entry
+
+
+def estimate(session: Session, model: Model, context: int) -> Estimated:
+    """What this program expects of `model` as it is, on this machine, with what was learned so far."""
+    from .advice import Estimator, Setup
+    from .advice.machine import this_machine
+
+    hardware, bandwidth = session.machine(model.path.parent)
+    row = Estimator(model).as_it_is(this_machine(hardware, bandwidth), Setup(context), session.corrections)
+    on_cpu = row.placement.where == "cpu"
+    return Estimated(row.memory.total if on_cpu else 0, row.tokens_per_second)
+
+
+def learn(session: Session, model: Model, trial: Trial) -> None:
+    """Keep in the profile how fast this machine really is, so that the next estimates are better."""
+    from .advice import Estimator, Setup
+    from .advice.machine import this_machine
+
+    machine = this_machine(*session.machine(model.path.parent))
+    setup = Setup(trial.context)
+    session.correct(Estimator(model).learned(machine, setup, trial.tokens_per_second, session.corrections))
+
+
+def figures(result: Measurement, settings: MeasureSettings) -> list[Figure]:
+    """A measurement as the library keeps it: every figure with what it depends on."""
+    now, e, trial = _now(), result.evaluation, result.trial
+    text: Details = {
+        "text": settings.corpus.name,
+        "text_sha256": sha256(settings.corpus)[:16],
+        "context": settings.evaluation.context,
+        "chunks": e.chunks,
+        "parse_special": e.parse_special,
+    }
+    found = [Figure("perplexity", e.perplexity.value, now, {"error": e.perplexity.error, "scored": e.scored, **text})]
+    if e.divergence and settings.reference:
+        d = e.divergence
+        against: Details = {**text, "reference": settings.reference.name}
+        tail = {"median": d.kl_median, "percentile_99": d.kl_99, "maximum": d.kl_max}
+        found += [
+            Figure("kl_divergence", d.kl.value, now, {"error": d.kl.error, **tail, **against}),
+            Figure("same_top", d.same_top.value, now, {"error": d.same_top.error, **against}),
+            Figure("rms_p", d.rms_p.value, now, {"error": d.rms_p.error, **against}),
+        ]
+    if q := result.questions:
+        details: Details = {"contains": q.contains, "total": q.total, "questions": settings.questions_name}
+        found.append(Figure("question_score", q.exact / max(1, q.total), now, details))
+    how: Details = {"context": trial.context, "threads": trial.threads}
+    speed, memory = result.estimated.tokens_per_second, result.estimated.memory
+    found += [
+        Figure("tokens_per_second", trial.tokens_per_second, now, {**how, "estimated": speed}),
+        Figure("prompt_tokens_per_second", trial.prompt_tokens_per_second, now, how),
+        Figure("load_seconds", trial.load_seconds, now, {}),
+        Figure("peak_memory", trial.peak_memory, now, {**how, "estimated": memory}),
+    ]
+    return found
+
+
+def read_questions(path: Path) -> tuple[Question, ...]:
+    """A JSONL file, each line an object with `question` and `answer`. ModelNotFound or BadArgument in words."""
+    name = printable(path.name)
+    try:
+        if path.stat().st_size > _LARGEST_QUESTIONS:
+            raise BadArgument(f"{name} is too large for a file of questions; take a part of it.")
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise BadArgument(f"{name} is no UTF-8 text; convert it first.") from None
+    except OSError as error:
+        raise ModelNotFound(f"The questions {name} cannot be read: {error.strerror}.") from error
+    questions = [_question(line, f"{name}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not questions:
+        raise BadArgument(f"{name} holds no questions.")
+    return tuple(questions)
+
+
+def _question(line: str, place: str) -> Question:
+    try:
+        item = json.loads(line)
+    except (ValueError, RecursionError):
+        item = None
+    if isinstance(item, dict) and isinstance(item.get("question"), str) and isinstance(item.get("answer"), str):
+        return Question(item["question"], item["answer"])
+    raise BadArgument(f'{place} must be an object such as {{"question": "...", "answer": "..."}}.')
+
+
+def default_settings(model: Path, evaluation: EvaluationSettings, reference: Path | None = None) -> MeasureSettings:
+    """The built-in text; the built-in questions too where the model is the sample or comes from it."""
+    settings = MeasureSettings(SAMPLE.eval_file, evaluation, reference)
+    if SAMPLE.is_sample(read_model(model).metadata):
+        return replace(settings, questions=SAMPLE.questions, questions_name="qa.jsonl")
+    return settings
+
+
+def _evaluate(
+    session: Session,
+    path: Path,
+    settings: MeasureSettings,
+    on_progress: Callable[[MeasureProgress], None],
+    cancelled: Callable[[], bool],
+) -> Evaluation:
+    names = {"reference": "logits of the reference", "model": "quality"}
+
+    def heard(p: EvaluationProgress) -> None:
+        share = p.done / max(1, p.chunks)
+        on_progress(MeasureProgress(names[p.what], share, p.seconds_left if p.done else None, p.disk_bytes))
+
+    chosen = _load_settings(session, path, settings)
+    reference = settings.reference
+    if reference is not None and reference.resolve() == path.resolve():
+        reference = None  # a model against itself says nothing
+    return evaluate(
+        path,
+        settings.corpus,
+        evaluations(session),
+        session.paths.logs,
+        replace(settings.evaluation, threads=chosen.threads),
+        reference,
+        settings.keep_reference,
+        heard,
+        cancelled,
+    )
+
+
+def _ask(
+    session: Session,
+    path: Path,
+    entry: Entry,
+    settings: MeasureSettings,
+    on_progress: Callable[[MeasureProgress], None],
+    cancelled: Callable[[], bool],
+) -> tuple[QuestionScore | None, list[str]]:
+    if not settings.questions:
+        return None, []
+    answered = _Answered(evaluations(session), entry, settings.questions)
+    todo = settings.questions[answered.score.total :]
+    if not todo:
+        return answered.score, []
+    before = answered.score
+    changes = {"context": _QUESTION_CONTEXT, "gpu_layers": settings.evaluation.gpu_layers}
+    with session.load(path, None, cancelled, **changes) as llama:
+        if not llama.info.can_chat:
+            return None, [f"No questions were asked: {llama.info.why_not}"]
+
+        def heard(score: QuestionScore, _: int) -> None:
+            answered.keep(_sum(before, score))
+            if cancelled():
+                raise Cancelled("The questions were stopped; called again, it goes on after the last answer.")
+            on_progress(MeasureProgress("questions", answered.score.total / len(settings.questions)))
+
+        return _sum(before, ask_questions(llama, todo, heard)), []
+
+
+def _sum(a: QuestionScore, b: QuestionScore) -> QuestionScore:
+    return QuestionScore(a.exact + b.exact, a.contains + b.contains, a.total + b.total)
+
+
+class _Answered:
+    """The score so far of a model on a set of questions, on disk."""
+
+    def __init__(self, folder: Path, entry: Entry, questions: tuple[Question, ...]) -> None:
+        what = hashlib.sha256(repr((entry.sha256, questions)).encode()).hexdigest()[:32]
+        self._file = folder / f"{what}.answers"
+        self.score = QuestionScore(0, 0, 0)
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            numbers = json.loads(self._file.read_text())
+            if 0 <= numbers["exact"] <= numbers["total"] <= len(questions):
+                self.score = QuestionScore(**numbers)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(self, score: QuestionScore) -> None:
+        self.score = score
+        write_atomically(self._file, json.dumps(asdict(score)).encode())
+
+
+def _load_settings(session: Session, path: Path, settings: MeasureSettings) -> LoadSettings:
+    e = settings.evaluation
+    usual = session.load_settings(path)
+    return replace(usual, threads=e.threads or usual.threads, gpu_layers=e.gpu_layers)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
