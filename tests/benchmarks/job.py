@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import statistics
@@ -33,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from quantdeck.workbench import jobs
 from quantdeck.workbench.imatrix import Entry, Imatrix, write_imatrix
+from quantdeck.workbench.jobs.pool import nice_session
 from quantdeck.workbench.model import read_model, write_header
 from quantdeck.workbench.recipe import Request
 from support import llama_quantize
@@ -139,6 +141,7 @@ def ours(bench: Bench, source: Path, level: str, workers: int, imatrix: Path | N
         workers=workers,
         overwrite=True,
         imatrix=imatrix,
+        nice=os.nice(0),
     )
     job = jobs.submit(bench.store, proposal)
     jobs.start(bench.store, job)
@@ -232,8 +235,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the files go; a temporary folder if not given")
     parser.add_argument("--no-reference", action="store_true", help="only our jobs, for memory")
+    parser.add_argument("--nice", type=int, default=0, help="priority of both, -20 to 19, against what else runs")
     parser.add_argument("--json", type=Path, help="also write the results here")
     options = parser.parse_args()
+    os.nice(options.nice)
+    nice_session(options.nice)
     folder = Path(tempfile.mkdtemp(prefix="quantdeck-job-", dir=options.folder))
     results = []
     try:

@@ -19,6 +19,7 @@ from quantdeck.kernels import TYPES
 from quantdeck.workbench import jobs
 from quantdeck.workbench.jobs import JobSnapshot, JobStore, Proposal
 from quantdeck.workbench.jobs.journal import JobEvent, JournalReader, Started
+from quantdeck.workbench.jobs.locks import is_held
 from quantdeck.workbench.model import Model, read_model, value, write_header
 from quantdeck.workbench.recipe import Recipe, Request, TensorChoice
 
@@ -131,8 +132,17 @@ class Bench:
         return [p for p in _ours() if _is(p, f"{jobs.__name__}.worker", folder)]
 
     def processes(self) -> list[psutil.Process]:
-        """All supervisors and workers of this bench's store that are alive."""
-        return [p for p in _ours() if _is(p, f"{jobs.__name__}.", str(self.store.root))]
+        """All supervisors and workers of stores in this bench's folder that are alive."""
+        return [p for p in _ours() if _is(p, f"{jobs.__name__}.", str(self.folder))]
+
+    def quiet(self, seconds: float = 10) -> bool:
+        """True if within some seconds no process is left, and no lock held: a dying process closes its files last."""
+        give_up = time.monotonic() + seconds
+        while self.processes() or any(is_held(lock) for lock in self.folder.rglob("lock")):
+            if time.monotonic() > give_up:
+                return False
+            time.sleep(0.02)
+        return True
 
     def partials(self) -> list[Path]:
         return sorted(self.folder.glob(".*.partial"))

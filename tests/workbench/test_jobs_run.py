@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from quantdeck.kernels import TYPES
 from quantdeck.workbench import jobs
 from quantdeck.workbench.errors import QuantdeckError, ResumeFailed
 from quantdeck.workbench.jobs.journal import Note, RangeDone, Running, SettingsChanged, Waiting, WorkerDied
+from quantdeck.workbench.recipe import Request
+from quantdeck.workbench.sample import SAMPLE
 from support import ggml
 from support.jobs import Bench, gone, kill, sha256, write_plain_model
 
@@ -170,7 +173,7 @@ def test_cancel_leaves_nothing(bench: Bench, long_source: Path):
     assert bench.store.snapshot(job).status == "cancelled"
     assert bench.store.list()[0].status == "cancelled"
     assert not bench.partials()
-    assert gone(bench.processes)
+    assert bench.quiet()
     assert not (bench.folder / "out.gguf").exists()
     with pytest.raises(ResumeFailed):
         jobs.resume(bench.store, job)
@@ -385,7 +388,7 @@ def test_sigterm_to_the_supervisor_leaves_a_job_that_can_be_resumed(bench: Bench
     kill(bench.supervisor(job), signal.SIGTERM)
     stopped = bench.until(job, lambda s: s.status == "interrupted")
     assert "resume" in stopped.message
-    assert gone(bench.processes)
+    assert bench.quiet()
     jobs.resume(bench.store, job)
     assert bench.end(job).status == "done"
 
@@ -447,3 +450,51 @@ def test_two_stores_with_the_same_output(bench: Bench, long_source: Path, tmp_pa
     jobs.cancel(other.store, rival)
     assert other.store.snapshot(rival).status == "cancelled"
     assert bench.end(job).sha256 == whole.sha256
+
+
+def test_job_whose_folder_is_removed_by_hand_ends(bench: Bench, long_source: Path):
+    job = bench.submit(long_source, "Q4_K", range_weights=1 << 14, workers=1)
+    jobs.start(bench.store, job)
+    bench.until(job, lambda s: s.fraction > 0)
+    folder = bench.store.folder(job).path
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+    assert bench.quiet()
+    assert not bench.partials()
+    assert not (bench.folder / "out.gguf").exists()
+
+
+def test_file_that_llama_cpp_refuses_gets_no_name(bench: Bench, source: Path):
+    """The architecture is one that llama.cpp does not know: the job fails in words, and keeps what it made."""
+    job = bench.submit(source, "Q8_0", verify=True)
+    jobs.start(bench.store, job)
+    end = bench.end(job)
+    assert end.status == "failed"
+    assert end.exit_code == 6
+    assert "plain" in end.message
+    assert end.resumable
+    assert end.weights_done == end.plan.n_weights
+    assert not (bench.folder / "out.gguf").exists()
+    assert len(bench.partials()) == 1
+    jobs.cancel(bench.store, job)
+    assert not bench.partials()
+
+
+def test_cancel_and_sigterm_while_llama_cpp_verifies(bench: Bench):
+    for name, act in {
+        "cancel": jobs.cancel,
+        "stop": lambda _, job: kill(bench.supervisor(job), signal.SIGTERM),
+    }.items():
+        proposal = jobs.prepare(bench.store, SAMPLE.model, Request("Q8_0"), bench.folder / f"{name}.gguf", workers=1)
+        job = jobs.submit(bench.store, proposal)
+        jobs.start(bench.store, job)
+        bench.until(job, lambda s: s.status == "verifying")
+        act(bench.store, job)
+        end = bench.end(job)
+        if end.status == "done":
+            continue
+        assert end.status == {"cancel": "cancelled", "stop": "interrupted"}[name]
+        assert bench.quiet()
+        if name == "stop":
+            jobs.resume(bench.store, job)
+            assert bench.end(job).status == "done"

@@ -29,7 +29,7 @@ from quantdeck.workbench.jobs.logout import logout_warning
 from quantdeck.workbench.jobs.plan import Plan
 from quantdeck.workbench.jobs.spec import JobSpec
 from quantdeck.workbench.recipe import Request
-from support.jobs import Bench, gone, kill, sha256, write_plain_model
+from support.jobs import Bench, kill, sha256, write_plain_model
 
 SHAPES = {"a.weight": (256, 64), "b.weight": (512, 33), "b.norm.weight": (512,)}
 
@@ -191,7 +191,7 @@ def test_prepare_says_what_is_wrong_with_the_model(bench: Bench, tmp_path: Path)
 
 def test_500_finished_jobs_are_listed_quickly(bench: Bench, source: Path):
     end = bench.run(source, "Q8_0")
-    assert gone(bench.processes)
+    assert bench.quiet()
     model = bench.store.folder(end.id)
     for i in range(500):
         other = bench.store.root / f"20260101-0000-q8_0-{i:04x}"
@@ -258,7 +258,7 @@ def test_journal_garbled_in_the_middle_loses_only_that_range(bench: Bench, sourc
     supervisor = bench.supervisor(job)
     if supervisor:
         kill(supervisor)
-    assert gone(bench.processes)
+    assert bench.quiet()
     if bench.store.snapshot(job).status == "done":
         pytest.skip("the job was faster than the kill")
     lines = folder.journal.read_bytes().splitlines(keepends=True)
@@ -285,7 +285,7 @@ def test_list_of_a_running_or_cut_off_job_reads_no_journal(
     assert running.status == "running"
     monkeypatch.undo()
     kill(bench.supervisor(job))
-    assert gone(bench.processes)
+    assert bench.quiet()
     monkeypatch.setattr(store, "JobWatch", None)
     [cut_off] = bench.store.list()
     assert cut_off.status == "interrupted"
@@ -300,7 +300,7 @@ def test_list_of_a_running_or_cut_off_job_reads_no_journal(
 def test_summary_that_is_damaged_is_made_up_for(bench: Bench, source: Path):
     end = bench.run(source, "Q8_0")
     path = bench.store.folder(end.id).summary_path
-    assert gone(bench.processes)
+    assert bench.quiet()
     for content in (b"", b"[]", b'{"id": 5}', b"\xff", path.read_bytes().replace(b"done", b"odd!")):
         path.write_bytes(content)
         [summary] = bench.store.list()
@@ -313,7 +313,7 @@ def test_remove_only_what_has_ended(bench: Bench, source: Path):
         bench.store.remove(job)
     jobs.start(bench.store, job)
     assert bench.end(job).status == "done"
-    assert gone(bench.processes)
+    assert bench.quiet()
     bench.store.remove(job)
     assert bench.store.list() == []
     assert (bench.folder / "out.gguf").exists()
@@ -321,7 +321,7 @@ def test_remove_only_what_has_ended(bench: Bench, source: Path):
 
 def test_ended_jobs_refuse_to_start_or_resume(bench: Bench, source: Path):
     end = bench.run(source, "Q8_0")
-    assert gone(bench.processes)
+    assert bench.quiet()
     before = sha256(bench.folder / "out.gguf")
     with pytest.raises(ResumeFailed, match="already"):
         jobs.start(bench.store, end.id)

@@ -17,6 +17,9 @@ from .store import JobFolder, JobStore
 START_PATIENCE = 30.0
 """Seconds within which a supervisor must say that it is in charge."""
 
+DYING_SECONDS = 0.3
+"""How long a killed process may look alive."""
+
 CANCEL_PATIENCE = 20.0
 """Seconds within which a supervisor must have ended after a cancel."""
 
@@ -84,8 +87,15 @@ def resume(store: JobStore, job_id: str) -> None:
     _wish(folder, "run")
     if snapshot.status in ("failed", "interrupted"):
         _wait_for_the_end(folder)
-    if not folder.is_alive:
-        start(store, folder.id)
+    if snapshot.status == "paused" and folder.is_alive:
+        return
+    # A supervisor that was killed just now still looks alive until the system has closed its files.
+    until = time.monotonic() + DYING_SECONDS
+    while folder.is_alive:
+        if time.monotonic() > until:
+            return
+        time.sleep(0.02)
+    start(store, folder.id)
 
 
 def _wait_for_the_end(folder: JobFolder) -> None:

@@ -106,6 +106,15 @@ class _Process:
         self.stdout.close()
 
 
+def nice_session(nice: int) -> None:
+    """Give our whole session a nice level against other sessions.
+
+    Where Linux groups processes by session (sched_autogroup), the nice levels inside one mean nothing to the others.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(nice))
+
+
 class Pool:
     """Up to `size` workers on the job in `folder`. One task at a time each."""
 
@@ -115,6 +124,7 @@ class Pool:
         self.nice = nice
         self._processes: dict[int, _Process] = {}
         self._selector = selectors.DefaultSelector()
+        nice_session(nice)
 
     def __enter__(self) -> Pool:
         return self
@@ -205,6 +215,7 @@ class Pool:
 
     def _renice(self, nice: int) -> str:
         self.nice = nice
+        nice_session(nice)
         try:
             for pid in self.pids:
                 os.setpriority(os.PRIO_PROCESS, pid, nice)

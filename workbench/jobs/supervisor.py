@@ -174,6 +174,8 @@ class Supervisor:
         """Notice signals and wishes: raises Stop or Cancel, returns the rest."""
         if self.stopping:
             raise Stop
+        if not self.folder.lock.exists():  # somebody removed the job's folder by hand: nobody can resume it
+            raise Cancel
         wanted = self.control.read()
         if wanted.wish == "cancel":
             raise Cancel
@@ -233,7 +235,7 @@ class Supervisor:
 
     def write_events_surely(self) -> None:
         """Come back when the journal has taken everything, or when told to end."""
-        while not self.write_events() and not self.stopping:
+        while not self.write_events() and not self.stopping and self.folder.lock.exists():
             time.sleep(TICK)
 
     def finish(self, event: JobEvent) -> None:
