@@ -18,6 +18,7 @@ from quantdeck.workbench.llama import (
     TextPiece,
 )
 from quantdeck.workbench.sample import SAMPLE
+from support.models import make_model
 
 GREEDY = Sampling(temperature=0)
 SETTINGS = LoadSettings(context=512, threads=1)
@@ -77,6 +78,22 @@ def test_reuse_does_not_change_the_answer(llama, tmp_path):
         cold, fresh = ask(other, *conversation)
     assert fresh.reused_tokens == 0
     assert warm == cold
+
+
+@pytest.mark.parametrize(("kind", "reuses"), [("gemma3", True), ("deepseek2", True), ("mamba", False)])
+def test_reuse_on_windows_and_recurrent_states(kind, reuses, tmp_path):
+    """A recurrent state cannot be cut back: it is computed again, and the answer is the same."""
+    path = make_model(tmp_path / "m.gguf", kind, seed=2)
+    shared = "the quick brown fox jumps over the lazy dog " * 2
+    answers = []
+    for warm_up in (shared + "and then", None):
+        with Llama.load(path, LoadSettings(context=256, threads=1), tmp_path) as loaded:
+            if warm_up:
+                list(loaded.complete(warm_up, GREEDY, 4))
+            events = list(loaded.complete(shared + "again", GREEDY, 4))
+            answers.append("".join(event.text for event in events[:-1]))
+            assert (events[-1].reused_tokens > 0) == (reuses and warm_up is not None)
+    assert answers[0] == answers[1]
 
 
 def test_max_tokens(llama):

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..errors import QuantdeckError
 from ..imatrix import Entry, Imatrix, read_imatrix, write_imatrix
+from .collector import FEWEST_ROWS, SQUARES, Collector, Totals
 from .engine import ContextOptions, Engine, Refused
-from .statistics import FEWEST_ROWS, SQUARES, Collector, Totals
 from .text_input import chunked_tokens
 from .wire import Reply
 
