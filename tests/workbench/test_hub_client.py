@@ -1,0 +1,381 @@
+"""The Hub's client against a loopback server, through the real huggingface_hub."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from quantdeck.workbench.advice import Estimator, Setup
+from quantdeck.workbench.advice.machine import this_machine
+from quantdeck.workbench.errors import (
+    AuthenticationNeeded,
+    BadArgument,
+    ModelNotFound,
+    QuantdeckError,
+    ValidationFailed,
+)
+from quantdeck.workbench.hub import (
+    Hub,
+    HubError,
+    Patience,
+    Reference,
+    Unreachable,
+    best,
+    fitted,
+    offers,
+    only_pickled,
+    parse_reference,
+    providers,
+    read_remote,
+)
+from quantdeck.workbench.hub.names import local_name
+from quantdeck.workbench.model import read_model
+from quantdeck.workbench.sample import SAMPLE
+from support.hub_files import quantized, sample, shards
+from support.hub_server import COMMIT, GOOD_TOKEN, HubServer, hub_server
+from support.machines import DDR5, machine
+
+NAME = "owner/Small-4M-GGUF"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """The Hub on loopback, nobody logged in."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    with hub_server() as served:
+        yield served
+
+
+@pytest.fixture
+def hub(server: HubServer) -> Hub:
+    """A client that does not wait long."""
+    return Hub(Patience(first_wait=0.01), endpoint=server.endpoint)
+
+
+def add_quants(server: HubServer) -> None:
+    server.add(
+        NAME,
+        {
+            "README.md": b"# small",
+            "Small-4M-Q8_0.gguf": quantized("Q8_0"),
+            "Small-4M-UD-Q4_K_XL.gguf": quantized("Q4_K_M"),
+            **shards("BF16/Small-4M-F16", 3),
+            "mmproj-F16.gguf": sample(),
+            "imatrix.gguf": sample()[:5000],
+            "Small-4M.imatrix.dat": b"x" * 5000,
+        },
+    )
+
+
+# -- what a user may type ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("owner/name", Reference("owner/name")),
+        ("owner/name/", Reference("owner/name")),
+        ("owner/name/a/b-Q4_K_M.gguf", Reference("owner/name", "a/b-Q4_K_M.gguf")),
+        ("hf://owner/name", Reference("owner/name")),
+        ("https://huggingface.co/owner/name", Reference("owner/name")),
+        ("https://huggingface.co/owner/name/tree/main", Reference("owner/name", "", "main")),
+        ("https://huggingface.co/owner/name/resolve/v1/a.gguf?download=true", Reference("owner/name", "a.gguf", "v1")),
+        ("folder/model.gguf", None),
+        ("./owner/name", None),
+        ("../name/x", None),
+        ("/owner/name", None),
+        ("~/models/x", None),
+        ("name", None),
+        ("owner/na me", None),
+        ("owner/..", None),
+        ("o" * 2000 + "/name", None),
+        ("", None),
+    ],
+)
+def test_references(text: str, expected: Reference | None) -> None:
+    assert parse_reference(text) == expected
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../../etc/passwd",
+        "/etc/passwd",
+        "a/../b.gguf",
+        "a//b.gguf",
+        "..",
+        "",
+        "a\\..\\b.gguf",
+        ".bashrc",
+        "-rf.gguf",
+        "x" * 300 + ".gguf",
+        "a\x1b[2Jb.gguf",
+        "a\nb.gguf",
+        "a\0.gguf",
+        "a\u202egguf.exe",
+        "trailing ",
+    ],
+)
+def test_hostile_names_are_refused_in_harmless_words(path: str) -> None:
+    with pytest.raises(ValidationFailed) as caught:
+        local_name(path)
+    words = str(caught.value)
+    assert words.isprintable() and len(words) < 300
+
+
+@pytest.mark.parametrize("path", ["model.gguf", "Q4/model-Q4_K_M-00001-of-00002.gguf", "模型 Q8_0.gguf"])
+def test_ordinary_names_stay(path: str) -> None:
+    assert local_name(path) == path.rpartition("/")[2]
+
+
+# -- search and repositories -------------------------------------------------------------------------------------------
+
+
+def test_search_sorts_and_filters(server: HubServer, hub: Hub) -> None:
+    server.add("bartowski/Llama-3-8B-GGUF", {}, downloads=10, likes=99, updated="2026-03-01T00:00:00.000Z")
+    server.add("unsloth/Llama-3-8B-GGUF", {}, downloads=50, likes=1, updated="2026-01-01T00:00:00.000Z", gated="auto")
+    server.add("meta/Llama-3-8B", {}, downloads=90, tags=("safetensors",))
+    server.add("meta/Secret-Llama", {}, private=True)
+    names = [found.id for found in hub.search("llama", tag="gguf")]
+    assert names == ["unsloth/Llama-3-8B-GGUF", "bartowski/Llama-3-8B-GGUF"]
+    assert [found.id for found in hub.search("llama", sort="likes", limit=1)] == ["bartowski/Llama-3-8B-GGUF"]
+    assert hub.search("LLAMA 8b", sort="updated")[0].id == "bartowski/Llama-3-8B-GGUF"
+    found = hub.search(author="unsloth")
+    assert len(found) == 1 and found[0].gated and found[0].updated.startswith("2026-01-01")
+
+
+def test_a_repository_with_many_files_over_several_pages(server: HubServer, hub: Hub) -> None:
+    files = {f"folder/file-{number:03}.txt": b"%d" % number for number in range(95)}
+    server.add(NAME, {**files, "large.gguf": b"x" * 9000}, card={"license": "mit", "base_model": ["meta/Llama"]})
+    repository = hub.repository(NAME)
+    assert len(repository.files) == 96 and len(server.asked("cursor=")) == 2
+    assert repository.commit == COMMIT and repository.license == "mit" and repository.base_models == ("meta/Llama",)
+    large = repository.file("large.gguf")
+    assert large.n_bytes == 9000 and len(large.sha256) == 64 and not large.git_sha1
+    assert len(repository.file("folder/file-000.txt").git_sha1) == 40
+    with pytest.raises(ModelNotFound, match="hub files"):
+        repository.file("other.gguf")
+
+
+def test_providers_have_a_key_each() -> None:
+    keys = [provider.key for provider in providers()]
+    assert len(set(keys)) == len(keys) >= 7
+    assert {"bartowski", "unsloth", "lmstudio-community"} <= {provider.author for provider in providers()}
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+def fails(hub: Hub, kind: type[QuantdeckError], reference: Reference | None = None) -> str:
+    """Asking for the repository, or for a file of it, fails in one harmless sentence of this kind."""
+    with pytest.raises(kind) as caught:
+        if reference:
+            hub.read(reference, 0, 10)
+        else:
+            hub.repository(NAME)
+    words = str(caught.value)
+    assert words.isprintable() and words.endswith((".", "?")) and "hf_good" not in words and "hf_bad" not in words
+    return words
+
+
+def test_repositories_that_are_not_there(server: HubServer, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "hf auth login" in fails(hub, AuthenticationNeeded)
+    monkeypatch.setenv("HF_TOKEN", GOOD_TOKEN)
+    assert "check the name" in fails(hub, ModelNotFound)
+    with pytest.raises(BadArgument):
+        hub.repository("no name")
+
+
+def test_gated_repositories_say_what_to_do(server: HubServer, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = server.add(NAME, {"a.gguf": b"x" * 9000}, gated="manual")
+    file = Reference(NAME, "a.gguf")
+    assert hub.repository(NAME).about.gated
+    assert f"https://huggingface.co/{NAME}" in fails(hub, AuthenticationNeeded, file)
+    monkeypatch.setenv("HF_TOKEN", "hf_wrongwrongwrong")
+    assert "not valid" in fails(hub, AuthenticationNeeded, file)
+    assert "not valid" in fails(hub, AuthenticationNeeded)
+    monkeypatch.setenv("HF_TOKEN", GOOD_TOKEN)
+    assert hub.read(file, 0, 10) == b"x" * 10
+    repo.granted = False
+    assert "accept its conditions" in fails(hub, AuthenticationNeeded, file)
+    monkeypatch.setenv("HF_TOKEN", "hf_bad\ttoken")
+    assert "damaged" in fails(hub, AuthenticationNeeded)
+
+
+def test_the_token_never_reaches_another_server(server: HubServer, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.add(NAME, {"a.gguf": b"x" * 9000}, private=True)
+    monkeypatch.setenv("HF_TOKEN", GOOD_TOKEN)
+    assert hub.read(Reference(NAME, "a.gguf"), 8990, 100) == b"x" * 10
+    assert server.sent_tokens("hub") == {f"Bearer {GOOD_TOKEN}"}
+    assert server.asked("/blobs/") and server.sent_tokens("network") == set()
+
+
+def test_a_token_saved_by_the_login_is_used(server: HubServer, hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(GOOD_TOKEN + "\n")
+    server.add(NAME, {}, private=True)
+    assert hub.repository(NAME).about.private
+
+
+def test_too_many_requests_wait_as_long_as_asked(server: HubServer) -> None:
+    server.add(NAME, {})
+    waits: list[float] = []
+    hub = Hub(Patience(first_wait=0.25), waits.append, server.endpoint)
+    server.fail("/api/models", 429, 2, retry_after="7")
+    server.fail("/api/models", 503, 1)
+    assert hub.repository(NAME).id == NAME
+    assert waits == [7.0, 7.0, 1.0]
+    server.fail("/api/models", 429, 1, retry_after="86400")
+    assert "1 d 0 h" in fails(hub, Unreachable)
+    server.fail("/api/models", 429, 1, ratelimit='"api";r=0;t=3')
+    assert hub.repository(NAME) and waits[-1] == 3.0
+    server.fail("/api/models", 500, 99)
+    assert "status 500" in fails(hub, Unreachable)
+    assert len(waits) == 7
+
+
+def test_nobody_listens(server: HubServer) -> None:
+    hub = Hub(Patience(tries=2, first_wait=0.01), endpoint="http://127.0.0.1:9")
+    assert "cannot be reached" in fails(hub, Unreachable)
+
+
+def test_a_server_that_is_silent(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    server.add(NAME, {"a.gguf": b"x" * 9000})
+    server.bytes_per_second = 1
+    hub = Hub(Patience(tries=2, first_wait=0.01), endpoint=server.endpoint)
+    with pytest.raises(Unreachable):
+        hub.read(Reference(NAME, "a.gguf"), 0, 9000)
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[]", b"{}", b'{"id": 3}', b'{"id": "a/b", "sha": "x"}', b"\xff"])
+def test_answers_that_make_no_sense(
+    server: HubServer, hub: Hub, answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "_whole", lambda *_: answer)
+    server.add(NAME, {})
+    assert "HF_ENDPOINT" in fails(hub, HubError)
+    with suppress(HubError):
+        assert hub.search("x") == ()
+
+
+def test_a_broken_connection_is_tried_again(server: HubServer, hub: Hub) -> None:
+    server.add(NAME, {"a.gguf": bytes(range(256)) * 100})
+    server.cut(100, 0)
+    assert hub.read(Reference(NAME, "a.gguf"), 1000, 5000) == (bytes(range(256)) * 100)[1000:6000]
+    server.ignores_ranges = True
+    with pytest.raises(HubError, match="parts of files"):
+        hub.read(Reference(NAME, "a.gguf"), 1000, 10)
+
+
+# -- what a repository offers ------------------------------------------------------------------------------------------
+
+
+def test_offers_are_decoded_and_grouped(server: HubServer, hub: Hub) -> None:
+    add_quants(server)
+    found = {offer.name: offer for offer in offers(hub.repository(NAME))}
+    assert {name: offer.kind for name, offer in found.items()} == {
+        "Small-4M-UD-Q4_K_XL.gguf": "model",
+        "Small-4M-Q8_0.gguf": "model",
+        "Small-4M-F16-00001-of-00003.gguf": "model",
+        "mmproj-F16.gguf": "projector",
+        "imatrix.gguf": "imatrix",
+        "Small-4M.imatrix.dat": "imatrix",
+    }
+    assert found["Small-4M-UD-Q4_K_XL.gguf"].level == "UD-Q4_K_XL"
+    split = found["Small-4M-F16-00001-of-00003.gguf"]
+    assert len(split.parts) == 3 and not split.missing and split.can_be_quantized
+    assert split.n_bytes == sum(part.n_bytes for part in split.parts) > len(sample())
+
+
+def test_missing_shards_and_pickles(server: HubServer, hub: Hub) -> None:
+    files = shards("m-F16", 3)
+    del files["m-F16-00002-of-00003.gguf"]
+    server.add(NAME, files)
+    (offer,) = offers(hub.repository(NAME))
+    assert offer.missing == 1
+    server.add("owner/pickled", {"pytorch_model.bin": b"x", "config.json": b"{}"})
+    assert only_pickled(hub.repository("owner/pickled"))
+    with pytest.raises(ModelNotFound, match="pickled"):
+        read_remote(hub, Reference("owner/pickled"))
+
+
+def test_what_fits_is_marked_and_the_best_is_found(server: HubServer, hub: Hub) -> None:
+    add_quants(server)
+    repository = hub.repository(NAME)
+    model = read_remote(hub, Reference(NAME))
+    here = this_machine(machine(8), DDR5)
+    rows = fitted(offers(repository), model, here, Setup(512))
+    assert {row.offer.name: row.fits for row in rows if row.offer.kind == "model"} == dict.fromkeys(
+        ["Small-4M-UD-Q4_K_XL.gguf", "Small-4M-Q8_0.gguf", "Small-4M-F16-00001-of-00003.gguf"], "yes"
+    )
+    choice = best(rows)
+    assert choice and choice.offer.name == "Small-4M-Q8_0.gguf"
+    # The estimate from sizes is near what the file's own header says.
+    exact = Estimator(read_remote(hub, Reference(NAME, "Small-4M-Q8_0.gguf"))).as_it_is(here, Setup(512))
+    assert choice.memory and choice.memory.total == pytest.approx(exact.memory.total, rel=0.02)
+    tiny = replace(here, budget=replace(here.budget, ram=2 << 20))
+    assert best(fitted(offers(repository), model, tiny, Setup(512))) is None
+    assert all(not row.fits for row in fitted(offers(repository), None, here, Setup(512)))
+
+
+# -- headers by ranges -------------------------------------------------------------------------------------------------
+
+
+def test_a_remote_header_equals_the_local_one(server: HubServer, hub: Hub, tmp_path: Path) -> None:
+    add_quants(server)
+    local = tmp_path / "q.gguf"
+    local.write_bytes(quantized("Q8_0"))
+    expected, remote = read_model(local), read_remote(hub, Reference(NAME, "Small-4M-Q8_0.gguf"))
+    assert remote == replace(expected, path=remote.path, files=remote.files)
+    assert [t.offset for t in remote.tensors] == [t.offset for t in expected.tensors]
+    assert str(remote.path) == f"{NAME}/Small-4M-Q8_0.gguf"
+    split = read_remote(hub, Reference(NAME, "BF16/Small-4M-F16-00002-of-00003.gguf"))
+    assert len(split.files) == 3 and split.tensors == read_model(SAMPLE.model).tensors
+    # A whole repository is its 16-bit model.
+    assert read_remote(hub, Reference(NAME)).path == split.path
+
+
+def test_only_the_header_travels(server: HubServer, hub: Hub) -> None:
+    large = sample() + bytes(40 << 20)
+    server.add(NAME, {"a-F16.gguf": large})
+    read_remote(hub, Reference(NAME))
+    ranges = [r.headers["range"] for r in server.asked("/blobs/")]
+    assert ranges == [f"bytes=0-{(1 << 20) - 1}"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"GGUF" + bytes(5000),
+        b"x" * 5000,
+        sample()[:200_000],
+        b"GGUF" + struct.pack("<IQQ", 3, 1 << 40, 1) + bytes(5000),
+    ],
+)
+def test_damaged_remote_files_are_refused(server: HubServer, hub: Hub, content: bytes) -> None:
+    server.add(NAME, {"a.gguf": content})
+    with pytest.raises(ValidationFailed) as caught:
+        read_remote(hub, Reference(NAME, "a.gguf"))
+    assert str(caught.value).isprintable()
+
+
+def test_a_size_that_is_a_lie_is_found_out(server: HubServer, hub: Hub) -> None:
+    server.add(NAME, {"a.gguf": sample()})
+    server.lies_about_size["a.gguf"] = 5000
+    with pytest.raises(ValidationFailed):
+        read_remote(hub, Reference(NAME))
+
+
+def test_what_is_no_model(server: HubServer, hub: Hub) -> None:
+    server.add(NAME, {"README.md": b"x"})
+    with pytest.raises(ModelNotFound, match="neither"):
+        read_remote(hub, Reference(NAME, "README.md"))
+    with pytest.raises(ModelNotFound, match="no GGUF"):
+        read_remote(hub, Reference(NAME))

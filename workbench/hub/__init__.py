@@ -1,0 +1,81 @@
+"""The Hugging Face Hub: search, what a repository offers, headers before anything is downloaded, and downloads.
+
+hub = Hub(); repository = hub.repository("owner/name")      one repository at one commit
+rows = fitted(offers(repository), model, machine, setup)     its files decoded, with the memory they need here
+model = read_remote(hub, parse_reference("owner/name"))      a header by ranges
+Downloads(folder).begin(...)                                 a download that survives this program
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client import Found, Hub, HubError, Offline, Patience, RemoteFile, Repository, Sort, Unreachable
+    from .files import Fitted, Offer, best, find_offer, fitted, header_offer, offers, only_pickled
+    from .names import Reference, parse_reference
+    from .provider import Provider, providers
+    from .remote import choose, read_offer, read_remote
+
+_HOMES = {
+    "Fitted": "files",
+    "Found": "client",
+    "Hub": "client",
+    "HubError": "client",
+    "Offer": "files",
+    "Offline": "client",
+    "Patience": "client",
+    "Provider": "provider",
+    "Reference": "names",
+    "RemoteFile": "client",
+    "Repository": "client",
+    "Sort": "client",
+    "Unreachable": "client",
+    "best": "files",
+    "choose": "remote",
+    "find_offer": "files",
+    "fitted": "files",
+    "header_offer": "files",
+    "offers": "files",
+    "only_pickled": "files",
+    "parse_reference": "names",
+    "providers": "provider",
+    "read_offer": "remote",
+    "read_remote": "remote",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Names are imported when they are first used: huggingface_hub takes its time, and most starts never ask it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+__all__ = [
+    "Fitted",
+    "Found",
+    "Hub",
+    "HubError",
+    "Offer",
+    "Offline",
+    "Patience",
+    "Provider",
+    "Reference",
+    "RemoteFile",
+    "Repository",
+    "Sort",
+    "Unreachable",
+    "best",
+    "choose",
+    "find_offer",
+    "fitted",
+    "header_offer",
+    "offers",
+    "only_pickled",
+    "parse_reference",
+    "providers",
+    "read_offer",
+    "read_remote",
+]

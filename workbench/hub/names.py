@@ -1,0 +1,76 @@
+"""Names of repositories and of their files: what a user types, and what of theirs may become a file here."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from ..errors import ValidationFailed
+from ..model.wording import shown
+
+LONGEST_NAME = 230
+"""Bytes of a file's name that leave room for what a partial file's name adds; file systems take 255."""
+
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+_REPOSITORY = re.compile(rf"{_PART}/{_PART}")
+_ADDRESS = re.compile(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://(?:models/)?)")
+_IN_ADDRESS = re.compile(r"(?:resolve|blob|tree)/(?P<revision>[^/]+)(?:/|$)")
+_FILE_ENDINGS = (".gguf", ".safetensors")
+_LONGEST_REFERENCE = 1024
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A repository on the Hub, or one file in it. `revision` is a branch, tag or commit; "" is the main branch."""
+
+    repository: str
+    file: str = ""
+    revision: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.repository}/{self.file}" if self.file else self.repository
+
+
+def parse_reference(text: str) -> Reference | None:
+    """OWNER/NAME, OWNER/NAME/FILE or an address on the Hub as a Reference; None for anything else, such as a path.
+
+    Two parts of which the second is named like a model's file are a path: folder/model.gguf.
+    """
+    text = text.strip()
+    address = _ADDRESS.match(text)
+    rest = (text[address.end() :] if address else text).split("?")[0].rstrip("/")
+    owner, _, rest = rest.partition("/")
+    name, _, file = rest.partition("/")
+    repository = f"{owner}/{name}"
+    if len(text) > _LONGEST_REFERENCE or not is_repository(repository) or "\0" in file:
+        return None
+    if not address and not file and name.lower().endswith(_FILE_ENDINGS):
+        return None
+    marked = _IN_ADDRESS.match(file) if address else None
+    if marked:
+        return Reference(repository, file[marked.end() :], marked["revision"])
+    return Reference(repository, file)
+
+
+def is_repository(name: str) -> bool:
+    """True for OWNER/NAME as the Hub allows them."""
+    return bool(_REPOSITORY.fullmatch(name)) and ".." not in name and "--" not in name
+
+
+def local_name(path: str) -> str:
+    """The name that a file of a repository gets here: the last part of its path.
+
+    ValidationFailed for a path that could reach another place, hide the file, steer a terminal, or be no name at all.
+    """
+    parts = path.split("/")
+    name = parts[-1]
+    if not name or any(part in ("", ".", "..") for part in parts) or "\\" in path:
+        raise ValidationFailed(f"The repository holds a file named {shown(path)}, which is no proper path; leave it.")
+    if any(unicodedata.category(letter).startswith(("C", "Z")) and letter != " " for letter in path):
+        raise ValidationFailed(f"The name {shown(path)} holds invisible characters; the file is not downloaded.")
+    if name.startswith((".", "-")) or name.strip() != name:
+        raise ValidationFailed(f"The name {shown(path)} begins or ends in a way that hides it or misleads; leave it.")
+    if len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
+        raise ValidationFailed(f"The name {shown(path)} is too long for a file here ({LONGEST_NAME} bytes at most).")
+    return name
