@@ -64,6 +64,9 @@ class Partial:
             os.close(self.descriptor)
             raise BadArgument(f"Another program is writing {printable(str(path))}; wait for it or cancel it.") from None
         except BaseException:
+            if fresh:  # where there was not room for all, the rest of the disk stays free for others
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self.descriptor, 0)
             os.close(self.descriptor)
             raise
 

@@ -90,7 +90,6 @@ class JobFolder:
 
     def read_summary(self) -> JobSummary | None:
         """The summary if it can be trusted: the job has ended, or its supervisor lives and renews it."""
-        alive = self.is_alive
         try:
             values = json.loads(self.summary_path.read_bytes())
             summary = JobSummary(**{f.name: values[f.name] for f in fields(JobSummary)})
@@ -98,7 +97,7 @@ class JobFolder:
             return None
         if summary.id != self.id or summary.status not in STATUSES:
             return None
-        if summary.status in ENDED or alive:
+        if summary.status in ENDED or self.is_alive:
             return summary
         return None if self._has_ended() else replace(summary, status="interrupted", message=CUT_OFF)
 
