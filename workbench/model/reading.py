@@ -10,16 +10,35 @@ from .gguf import read_gguf_model
 from .gguf_source import GgufSource
 from .model import Model, Source
 
-_SOURCES: Mapping[str, Callable[[Model], Source]] = MappingProxyType({"gguf": GgufSource})
+
+def _checkpoint_source(model: Model) -> Source:
+    from ..checkpoint import CheckpointSource
+
+    return CheckpointSource(model)
 
 
-def read_model(path: Path) -> Model:
-    """Read what a model is, without its weights: a GGUF file, or any one shard of a split one.
+_SOURCES: Mapping[str, Callable[[Model], Source]] = MappingProxyType(
+    {"gguf": GgufSource, "safetensors": _checkpoint_source}
+)
+
+
+def read_model(path: Path, pre: str | None = None) -> Model:
+    """Read what a model is, without its weights: a GGUF file, any one shard of a split one, or a checkpoint's folder.
+
+    Args:
+        path: the file, or the folder of a Hugging Face checkpoint.
+        pre: llama.cpp's name of a checkpoint's pre-tokenizer, where the user knows better than its files.
 
     Raises:
-        ModelNotFound: nothing there, a folder, not a regular file, no permission, or a shard is missing.
-        ValidationFailed: not a model, damaged, truncated, or of a version that is not supported.
+        ModelNotFound: nothing there, a folder of something else, no permission, or a shard is missing.
+        ValidationFailed: not a model, damaged, truncated, or of a version or kind that is not supported.
+        BadArgument: `pre` is no pre-tokenizer.
     """
+    if path.is_dir():
+        from ..checkpoint import is_checkpoint, read_checkpoint
+
+        if is_checkpoint(path):
+            return read_checkpoint(path, pre)
     return read_gguf_model(path)
 
 

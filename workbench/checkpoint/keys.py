@@ -1,0 +1,129 @@
+"""Metadata that follows from config.json: GGUF's names, and the fields of any transformers that they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ValidationFailed
+from ..model import Value, array, value
+from ..model.wording import shown
+from .config import Config
+
+
+@dataclass(frozen=True)
+class Key:
+    """One metadata value. `name` is without the architecture; `read` gives None where the key is left out."""
+
+    name: str
+    kind: str
+    read: Callable[[Config], Any]
+
+    def value(self, config: Config) -> Value | None:
+        """The value as GGUF holds it."""
+        found = self.read(config)
+        if found is None:
+            return None
+        return array(self.kind, found) if isinstance(found, list) else value(self.kind, found)
+
+
+def count(name: str, *fields: str, default: int | None = None, required: bool = True) -> Key:
+    """A whole number from the first of these fields."""
+
+    def read(config: Config) -> int | None:
+        if not required and default is None and config.get(*fields) is None:
+            return None
+        return config.count(*fields, default=default)
+
+    return Key(name, "uint32", read)
+
+
+def real(name: str, *fields: str, required: bool = True) -> Key:
+    """A number from the first of these fields."""
+    return Key(name, "float32", lambda c: c.real(*fields) if required or c.get(*fields) is not None else None)
+
+
+def number(name: str, read: Callable[[Config], int | None]) -> Key:
+    """A whole number that is computed."""
+    return Key(name, "uint32", read)
+
+
+def ratio(name: str, read: Callable[[Config], float | None]) -> Key:
+    """A number that is computed."""
+    return Key(name, "float32", read)
+
+
+BLOCKS = number("block_count", lambda c: c.n_layers)
+CONTEXT = count("context_length", "max_position_embeddings", "n_positions", "n_ctx")
+EMBEDDING = number("embedding_length", lambda c: c.hidden)
+FEED_FORWARD = number("feed_forward_length", lambda c: c.feed_forward)
+HEADS = number("attention.head_count", lambda c: c.heads)
+KV_HEADS = number("attention.head_count_kv", lambda c: c.kv_heads)
+RMS_EPS = real("attention.layer_norm_rms_epsilon", "rms_norm_eps")
+NORM_EPS = real("attention.layer_norm_epsilon", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
+FREQ_BASE = ratio("rope.freq_base", lambda c: c.rope_real("rope_theta", 10000.0))
+VOCAB_SIZE = count("vocab_size", "vocab_size")
+ROPE_DIMENSIONS = number("rope.dimension_count", lambda c: c.head_dim)
+HEAD_WIDTHS = (
+    count("attention.key_length", "head_dim", required=False),
+    count("attention.value_length", "head_dim", required=False),
+)
+NO_ROPE_SCALING = Key("rope.scaling.type", "string", lambda c: "none")
+
+_SCALED = {"linear": "linear", "yarn": "yarn", "su": "longrope", "longrope": "longrope"}
+_UNSCALED = ("default", "llama3", "none")
+
+
+def _scaling_type(config: Config) -> str | None:
+    kind = config.rope_type
+    if kind not in _SCALED and kind not in _UNSCALED:
+        raise ValidationFailed(
+            f"{shown(config.path)} asks for rotary positions of the kind {shown(kind)}, which cannot be converted."
+        )
+    return _SCALED.get(kind)
+
+
+def _scaled(name: str, field: str, kind: str = "float32", only: tuple[str, ...] = ("yarn",)) -> Key:
+    def read(config: Config) -> float | int | None:
+        if config.rope_type not in only or config.rope.get(field) is None:
+            return None
+        found = config.rope_real(field)
+        return int(found) if kind == "uint32" else found
+
+    return Key(name, kind, read)
+
+
+ROPE_SCALING = (
+    Key("rope.scaling.type", "string", _scaling_type),
+    _scaled("rope.scaling.factor", "factor", only=("linear", "yarn")),
+    _scaled("rope.scaling.original_context_length", "original_max_position_embeddings", "uint32"),
+    _scaled("rope.scaling.yarn_ext_factor", "extrapolation_factor"),
+    _scaled("rope.scaling.yarn_attn_factor", "attention_factor"),
+    _scaled("rope.scaling.yarn_beta_fast", "beta_fast"),
+    _scaled("rope.scaling.yarn_beta_slow", "beta_slow"),
+)
+
+GATING = {"softmax": 1, "sigmoid": 2}
+
+
+def _gating(config: Config) -> int | None:
+    found = config.get("scoring_func")
+    if found is not None and found not in GATING:
+        raise config.bad("scoring_func", "softmax or sigmoid", found)
+    return None if found is None else GATING[found]
+
+
+EXPERTS = (
+    count("expert_count", "num_local_experts", "num_experts", "n_routed_experts", required=False),
+    count("expert_used_count", "num_experts_per_tok", "num_experts_per_token", required=False),
+    count("expert_group_count", "n_group", required=False),
+    count("expert_group_used_count", "topk_group", required=False),
+    number("expert_gating_func", _gating),
+)
+
+ATTENTION = (BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, KV_HEADS)
+"""What every transformer's metadata begins with."""
+
+ROTARY_RMS = (*ATTENTION, *ROPE_SCALING, FREQ_BASE, RMS_EPS, *EXPERTS, *HEAD_WIDTHS)
+"""The common case: rotary positions and RMS norms."""

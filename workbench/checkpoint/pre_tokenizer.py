@@ -1,0 +1,160 @@
+"""Which of llama.cpp's pre-tokenizers a tokenizer.json describes: by its own definition, and by llama.cpp's hash.
+
+llama.cpp holds the expressions that cut a text into words in its program and knows them by name. Publishers change
+vocabularies more often than expressions, so the definition is the first witness; the hash knows published ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ..errors import BadArgument, ValidationFailed
+from ..model.wording import shown
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
+
+HASHED_TEXT = (
+    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n\U0001f680 (normal) \U0001f636\u200d\U0001f32b\ufe0f (multiple"
+    " emojis concatenated) \u2705 \U0001f999\U0001f999 3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3"
+    " \u1780\u17b6\u1793\u17cb\u178f\u17c2\u1796\u17b7\u179f\u17c1\u179f\u17a2\u17b6\u1785\U0001f601"
+    " ?\u6211\u60f3\u5728apple\u5de5\u4f5c1314151\u5929\uff5e ------======= \u043d\u0435\u0449\u043e \u043d\u0430"
+    " \u0411\u044a\u043b\u0433\u0430\u0440\u0441\u043a\u0438 ''''''```````\"\"\"\"......!!!!!!?????? I've been 'told"
+    " he's there, 'RE you sure? 'M not sure I'll make it, 'D you like some tea? We'Ve a'lL"
+)
+"""The text that llama.cpp's converter takes the hash over; a fact of its format, to the character."""
+
+COMPOSING = ("NFC",)
+"""Normalizers that llama.cpp leaves out and that change nothing in ordinary text."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One pre-tokenizer of llama.cpp, as a tokenizer.json describes it. `ignore_merges` None fits either."""
+
+    name: str
+    steps: tuple[str, ...]
+    ignore_merges: bool | None = None
+
+
+@lru_cache(maxsize=1)
+def known() -> tuple[tuple[Definition, ...], Mapping[str, str]]:
+    """The definitions, and the names by hash."""
+    table = tomllib.loads(files(__package__).joinpath("pre_tokenizers.toml").read_text("utf-8"))
+    definitions = tuple(
+        Definition(row["name"], tuple(map(_canonical, row["steps"])), row.get("ignore_merges"))
+        for row in table["definition"]
+    )
+    return definitions, MappingProxyType(table["hash"])
+
+
+def names() -> frozenset[str]:
+    """Every name that llama.cpp's converter writes, and so every one that may be asked for."""
+    definitions, hashes = known()
+    return frozenset(definition.name for definition in definitions) | frozenset(hashes.values())
+
+
+def recognise(path: Path, tokenizer: Mapping[str, Any], asked: str | None) -> str:
+    """The name of the pre-tokenizer of the byte-level BPE in tokenizer.json.
+
+    Args:
+        path: the file, for messages and for the hash.
+        tokenizer: its content.
+        asked: the name that the user knows better, or None.
+
+    Raises:
+        BadArgument: the name that was asked for is none of llama.cpp's.
+        ValidationFailed: not recognised.
+    """
+    if asked is not None:
+        if asked not in names():
+            raise BadArgument(f"llama.cpp has no pre-tokenizer '{shown(asked)}'; it has {', '.join(sorted(names()))}.")
+        return asked
+    by_hash = known()[1].get(fingerprint(path))
+    if by_hash is not None:
+        return by_hash
+    steps = steps_of(tokenizer.get("pre_tokenizer"))
+    model = tokenizer.get("model")
+    ignores = bool(model.get("ignore_merges")) if isinstance(model, dict) else False
+    normalizer = _kinds(tokenizer.get("normalizer"), "normalizers")
+    for definition in known()[0]:
+        if definition.steps == steps and definition.ignore_merges in (None, ignores) and normalizer in ((), COMPOSING):
+            return definition.name
+    raise ValidationFailed(
+        f"The tokenizer in {shown(path.parent)} cuts text in a way that is not known ({_described(steps, normalizer)}),"
+        " and a wrong one would spoil the model: if you know which of llama.cpp's pre-tokenizers it is, name it"
+        " (--pre NAME)."
+    )
+
+
+def fingerprint(path: Path) -> str:
+    """llama.cpp's hash of a tokenizer: SHA-256 of its tokens of HASHED_TEXT, special ones in front included."""
+    tokens = load(path).encode(HASHED_TEXT).ids
+    return hashlib.sha256(str(list(tokens)).encode()).hexdigest()
+
+
+def load(path: Path) -> Any:
+    """The tokenizer of a tokenizer.json, as the `tokenizers` package reads it; ValidationFailed if it cannot."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises bare exceptions
+        raise ValidationFailed(f"{shown(path)} is damaged: {shown(str(error))}.") from error
+
+
+def steps_of(pre_tokenizer: Any) -> tuple[str, ...]:
+    """A definition's steps in the words of pre_tokenizers.toml; a step that has none there becomes `? KIND`."""
+    if not isinstance(pre_tokenizer, dict):
+        return ()
+    if pre_tokenizer.get("type") == "Sequence":
+        inner = pre_tokenizer.get("pretokenizers")
+        return tuple(step for part in (inner if isinstance(inner, list) else []) for step in steps_of(part))
+    return (_canonical(_step(pre_tokenizer)),)
+
+
+def _step(part: Mapping[str, Any]) -> str:
+    kind = part.get("type")
+    pattern = part.get("pattern")
+    expression = pattern.get("Regex") if isinstance(pattern, dict) else None
+    # Matches that stand alone, or are all that is kept of expressions that leave nothing out.
+    alone = (part.get("behavior"), bool(part.get("invert"))) in (("Isolated", False), ("Removed", True))
+    if kind == "Split" and isinstance(expression, str) and alone:
+        return f"split:{expression}"
+    if kind == "ByteLevel" and not part.get("add_prefix_space"):
+        return "gpt-2 bytes" if part.get("use_regex", True) else "bytes"
+    if kind == "Digits":
+        return "digits" if part.get("individual_digits") else "numbers"
+    if kind == "Punctuation" and part.get("behavior") == "Contiguous":
+        return "punctuation"
+    return f"? {kind}"
+
+
+def _canonical(step: str) -> str:
+    """Composed characters, and line ends spelled out: files differ in both."""
+    return unicodedata.normalize("NFC", step).replace("\r", "\\r").replace("\n", "\\n")
+
+
+def _kinds(part: Any, inner: str) -> tuple[str, ...]:
+    if not isinstance(part, dict):
+        return ()
+    if part.get("type") == "Sequence":
+        parts = part.get(inner)
+        return tuple(kind for p in (parts if isinstance(parts, list) else []) for kind in _kinds(p, inner))
+    return (str(part.get("type")),)
+
+
+def _described(steps: Sequence[str], normalizer: Sequence[str]) -> str:
+    parts = [step.removeprefix("? ") for step in (*normalizer, *steps)]
+    return ", then ".join(shown(part) for part in parts[:4]) or "it says nothing of it"
