@@ -25,7 +25,10 @@ from .snapshot import CUT_OFF, ENDED, STATUSES, Fold, JobSnapshot, JobSummary
 from .spec import JobSpec
 
 FOLLOW_INTERVAL = 0.25
-"""Seconds between two looks at a job that is being followed."""
+"""Seconds between two snapshots of a job that is being followed."""
+
+LOOK_INTERVAL = 0.1
+"""Seconds within which a follower notices the end of a job."""
 
 
 JOURNAL_TAIL = 1 << 16
@@ -189,14 +192,17 @@ class JobStore:
         return JobWatch(self.folder(job_id))
 
     def follow(self, job_id: str, interval: float = FOLLOW_INTERVAL) -> Iterator[JobSnapshot]:
-        """Snapshots of a job every `interval` seconds, until one that says that nothing will happen any more."""
+        """Snapshots of a job every `interval` seconds, and at once one that says that nothing will happen any more."""
         watch = self.watch(job_id)
+        due = 0.0
         while True:
             snapshot = watch.look()
-            yield snapshot
+            if snapshot.ended_for_good or time.monotonic() >= due:
+                due = time.monotonic() + interval
+                yield snapshot
             if snapshot.ended_for_good:
                 return
-            time.sleep(interval)
+            time.sleep(min(interval, LOOK_INTERVAL))
 
     def live(self) -> Iterator[tuple[JobFolder, JobSpec]]:
         """Jobs that have not ended, and what they were asked: running, waiting, paused, interrupted, never started."""
