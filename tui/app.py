@@ -83,6 +83,15 @@ class Workbench(App[None]):
         self.set_interval(WATCH_SECONDS, self._watch_jobs)
         self.run_worker(lambda: [_module(name) for name in ROOMS], thread=True)
 
+    def _fatal_error(self) -> None:
+        """A fault of ours ends in one sentence, where Textual prints a traceback with everybody's data in it."""
+        from rich.text import Text
+
+        from .fault import keep
+
+        if self._exception and not self._exit_renderables:
+            self.panic(Text(f"quantdeck: {printable(keep(self._exception))}"))
+
     # -- between the rooms -------------------------------------------------------------------------------------------
 
     async def on_open_chat(self, message: OpenChat) -> None:
@@ -101,6 +110,11 @@ class Workbench(App[None]):
         cast("JobsRoom", self.screen).open(message.job_id)
 
     # -- keys --------------------------------------------------------------------------------------------------------
+
+    async def on_enter_pressed(self) -> None:
+        """Every key before it has been acted on: the room that is shown now takes it."""
+        if isinstance(self.screen, Room):
+            await self.screen.take_enter()
 
     def action_help(self) -> None:
         """What this room is for, and its keys."""

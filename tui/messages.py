@@ -27,3 +27,7 @@ class OpenJob(Message):
     """Show this job."""
 
     job_id: str
+
+
+class EnterPressed(Message):
+    """Enter, sent the way that every other key goes, so that it overtakes none that was pressed before it."""

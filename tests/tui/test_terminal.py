@@ -160,3 +160,41 @@ def test_a_lost_terminal_leaves_no_process_but_the_job(start: Start, environ: di
     jobs = JobStore(Path(environ["QUANTDECK_HOME"]) / "jobs").list()
     assert [job.status for job in jobs] == ["done"]
     assert Path(jobs[0].output).stat().st_size == jobs[0].output_bytes
+
+
+def test_keys_that_arrive_at_once_keep_their_order(start: Start) -> None:
+    """A slow line brings several keys in one piece: Enter must not act before those in front of it."""
+    terminal = start()
+    terminal.wait_for("usable of")
+    terminal.press("2")
+    terminal.wait_for("Which model")
+    terminal.type("\x1b[B\r")
+    terminal.wait_for("path of a GGUF")
+    terminal.press("esc", "4", "ctrl+o")
+    terminal.wait_for("Which model?")
+    terminal.press("enter")
+    terminal.wait_for("context 512 tokens", 60)
+    terminal.type("What is the capital of France?\r")
+    terminal.wait_for("tokens/s ·", 60)
+    assert "You\n What is the capital of France?" in terminal.text()
+    terminal.press("ctrl+s")
+    terminal.wait_for("Chat settings")
+    terminal.type("\x1b[B" + "\x7f" * 3 + "0\r")
+    terminal.wait_for("Write a message")
+    terminal.press("ctrl+s")
+    terminal.wait_for("Temperature      0.0")
+
+
+def test_a_home_of_nobody_is_one_sentence(start: Start) -> None:
+    terminal = start()
+    terminal.wait_for("usable of")
+    terminal.press("2")
+    terminal.wait_for("Which model")
+    terminal.press("down", "enter")
+    terminal.wait_for("path of a GGUF")
+    terminal.type("~nobody-of-this-name/m.gguf\r")
+    terminal.wait_for("home of nobody")
+    terminal.press("4", "ctrl+o")
+    terminal.wait_for("Which model?")
+    terminal.type("~nobody-of-this-name/m.gguf\r")
+    terminal.wait_for("home of nobody")

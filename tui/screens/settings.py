@@ -17,10 +17,10 @@ from ...workbench.session import Session
 LABELS = {
     "system_prompt": ("System prompt", "what the model is told first"),
     "temperature": ("Temperature", "0: always the likeliest token"),
-    "top_p": ("Top p", "the likeliest tokens of this share; 1: off"),
-    "top_k": ("Top k", "so many of the likeliest tokens; 0: off"),
-    "min_p": ("Min p", "nothing below this share of the top; 0: off"),
-    "repeat_penalty": ("Repeat penalty", "above 1 discourages repetition; 1: off"),
+    "top_p": ("Top p", "the likeliest with this share; 1: off"),
+    "top_k": ("Top k", "so many of the likeliest; 0: off"),
+    "min_p": ("Min p", "least share of the top one's; 0: off"),
+    "repeat_penalty": ("Repeat penalty", "above 1 avoids repeating; 1: off"),
     "seed": ("Seed", "same seed, same answer; empty: random"),
     "max_tokens": ("Longest answer", "in tokens"),
     "context": ("Context", "in tokens; 0: the model's, up to 4,096"),
@@ -29,14 +29,20 @@ LABELS = {
 NEEDS_RELOAD = ("context", "threads")
 
 
+class Field(Input):
+    """A field whose Enter the footer shows."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "Keep")]
+
+
 class SettingsScreen(ModalScreen[bool]):
     """Every setting with its meaning; dismissed with True if the model must be loaded again."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "keep", "Keep", priority=True),
         Binding("escape", "forget", "Cancel", key_display="esc"),
-        Binding("down", "app.focus_next", "Next", show=False),
-        Binding("up", "app.focus_previous", "Previous", show=False),
+        # At once: what is typed behind them belongs to the field that they lead to.
+        Binding("down", "app.focus_next", "Next", show=False, priority=True),
+        Binding("up", "app.focus_previous", "Previous", show=False, priority=True),
     ]
 
     def __init__(self, session: Session) -> None:
@@ -51,13 +57,13 @@ class SettingsScreen(ModalScreen[bool]):
                 value = getattr(chat, name)
                 with Horizontal(classes="setting"):
                     yield Static(label, classes="label")
-                    yield Input("" if value is None else str(value), id=name, compact=True, select_on_focus=False)
+                    yield Field("" if value is None else str(value), id=name, compact=True, select_on_focus=False)
                     yield Static(meaning, classes="muted")
             yield Static("", id="problem", classes="error", markup=False)
         yield Footer(show_command_palette=False, compact=True)
 
-    def action_keep(self) -> None:
-        """Check every field; keep all of them or say which one cannot be."""
+    def on_input_submitted(self) -> None:
+        """Enter: check every field; keep all of them or say which one cannot be."""
         before, changes = self._session.profile.chat, {}
         for name in LABELS:
             try:
