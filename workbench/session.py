@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import ModelNotFound
+from .errors import BadArgument, ModelNotFound
 from .paths import Paths
 from .profile import Change, Profile, ProfileStore
 from .text import printable
@@ -125,7 +125,7 @@ class Session:
     def output_folder(self, source: Path) -> Path:
         """Where a quantized `source` goes: the folder that the user chose, beside the source, or our own."""
         if chosen := self.profile.paths.output:
-            return Path(chosen).expanduser()
+            return user_path(chosen)
         from .sample import SAMPLE
 
         if source != SAMPLE.model and os.access(source.parent, os.W_OK):
@@ -190,9 +190,17 @@ def open_session(environ: Mapping[str, str]) -> Session:
     return Session(Paths.from_environment(environ), no_color=bool(environ.get("NO_COLOR")))
 
 
+def user_path(text: str) -> Path:
+    """The path that a user wrote, `~` and all. BadArgument if it names a home that nobody has."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise BadArgument(f"{printable(text)} begins with the home of nobody here; write the whole path.") from None
+
+
 def model_path(name: str) -> Path:
     """The file that a user means: a path, or the word `sample`, the built-in model. ModelNotFound if there is none."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     if name == SAMPLE_WORD and not path.exists():
         from .sample import SAMPLE
 

@@ -15,7 +15,7 @@ from ...workbench.advice import Advice, Walk
 from ...workbench.errors import QuantdeckError
 from ...workbench.jobs import Proposal
 from ...workbench.recipe import Request
-from ...workbench.session import Session, model_path
+from ...workbench.session import Session, model_path, user_path
 from ...workbench.text import printable
 from ..describe import default_output, step_words
 from ..messages import OpenJob
@@ -162,11 +162,15 @@ what will be made before anything is written. Esc or Backspace goes one step bac
         if self.step == "result" and event.row_key.value:
             self._plan(event.row_key.value, None)
 
-    def _plan(self, level: str, output: Path | None) -> None:
+    def _plan(self, level: str, output: str | None) -> None:
         model = self._model
         assert model is not None
-        target = output or default_output(model, level, self.session.output_folder(model))
-        self.in_background(lambda: self.session.propose(model, Request(level), target), self._planned)
+
+        def propose() -> Proposal:
+            target = user_path(output) if output else default_output(model, level, self.session.output_folder(model))
+            return self.session.propose(model, Request(level), target)
+
+        self.in_background(propose, self._planned)
 
     # -- step 4: the plan --------------------------------------------------------------------------------------------
 
@@ -240,6 +244,6 @@ what will be made before anything is written. Esc or Backspace goes one step bac
 
         def answered(text: str | None) -> None:
             if text:
-                self._plan(spec.level, Path(text).expanduser())
+                self._plan(spec.level, text)
 
         self.app.push_screen(AskText("Where shall the file go?", spec.output), answered)
