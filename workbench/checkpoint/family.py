@@ -81,6 +81,9 @@ class Family:
     prefix: str = ""
 
 
+MAX_EXTENT = 1 << 22
+"""Rows or columns of the largest matrix; real ones have up to some 100,000."""
+
 NEVER_NEEDED = (
     r".*\.rotary_emb\.inv_freq",
     r".*\.attention\.(masked_)?bias",
@@ -181,6 +184,8 @@ def _check_shapes(
     weight: Weight, parts: tuple[StoredTensor, ...], extents: Extents, config: Config, *, trims: bool
 ) -> None:
     expected = tuple(extents[name] for name in weight.shape)
+    if max(expected) > MAX_EXTENT:
+        raise ValidationFailed(f"{shown(config.path)} asks for a tensor of {max(expected)} rows or columns.")
     for part in parts:
         if trims and weight.shape[0] == "vocab" and part.shape[1:] == expected[1:] and part.shape[0] > expected[0]:
             continue

@@ -79,8 +79,11 @@ def special_ids(folder: Path, tokens: Tokens, config: Mapping[str, Any], setting
 def adds(
     tokens: Tokens, tokenizer: Mapping[str, Any], settings: Mapping[str, Any], ids: Mapping[str, int]
 ) -> dict[str, bool]:
-    """Whether BOS and EOS are put around a text: as the post-processor says, else as tokenizer_config.json does."""
-    first, last, seen = _template(tokenizer.get("post_processor"))
+    """Whether BOS and EOS are put around a text, and SEP between two.
+
+    As the post-processor says; where it says nothing, as tokenizer_config.json does.
+    """
+    first, last, between, seen = _template(tokenizer.get("post_processor"))
     text_of = {kind: tokens.texts[number] for kind, number in ids.items()}
     found: dict[str, bool] = {}
     if seen:
@@ -89,6 +92,8 @@ def adds(
             found["bos"] = first == text_of.get("bos")
         if last is not None:
             found["eos"] = last == text_of.get("eos")
+        if between is not None:
+            found["sep"] = last is None and between in (text_of.get("sep"), text_of.get("eos"))
     for kind in ("bos", "eos"):
         given = settings.get(f"add_{kind}_token")
         if kind not in found and isinstance(given, bool):
@@ -98,12 +103,12 @@ def adds(
     return found
 
 
-def _template(post_processor: Any) -> tuple[str | None, str | None, list[str]]:
-    """The special tokens that a post-processor puts first and last around one text, and the kinds of its steps."""
+def _template(post_processor: Any) -> tuple[str | None, str | None, str | None, list[str]]:
+    """The special tokens that a post-processor puts before, behind and between texts, and the kinds of its steps."""
     if not isinstance(post_processor, dict):
-        return None, None, []
+        return None, None, None, []
     steps = post_processor.get("processors", [post_processor])
-    first = last = None
+    first = last = between = None
     seen = []
     for step in steps if isinstance(steps, list) else []:
         if not isinstance(step, dict):
@@ -112,7 +117,10 @@ def _template(post_processor: Any) -> tuple[str | None, str | None, list[str]]:
         single = step.get("single")
         if step.get("type") == "TemplateProcessing" and isinstance(single, list) and len(single) > 1:
             first, last = _special(single[0]), _special(single[-1])
-    return first, last, seen
+            pair = step.get("pair")
+            inner = [_special(part) for part in pair] if isinstance(pair, list) else []
+            between = next((text for text in inner[1 if first else 0 : -1 if last else None][1:-1] if text), None)
+    return first, last, between, seen
 
 
 def _special(part: Any) -> str | None:

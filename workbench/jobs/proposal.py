@@ -44,6 +44,7 @@ def prepare(
     verify: bool = True,
     library: Path | None = None,
     imatrix: Path | None = None,
+    pre: str | None = None,
 ) -> Proposal:
     """Everything that `submit` needs, with all checks done and nothing written.
 
@@ -55,13 +56,14 @@ def prepare(
         verify: load the result in llama.cpp before it gets its name.
         library: the register to put the result into.
         imatrix: importance matrix file.
+        pre: llama.cpp's name of a checkpoint's pre-tokenizer, see `read_model`.
 
     Raises:
         QuantdeckError: whatever stands in the way, in words.
     """
     from ..model import read_model
 
-    model = read_model(source)
+    model = plainly_converted(read_model(source, pre), request)
     recipe = make_request_recipe(model, request, imatrix)
     return propose(
         store,
@@ -76,6 +78,15 @@ def prepare(
         library=library,
         imatrix=imatrix,
     )
+
+
+def plainly_converted(model: Model, request: Request) -> Model:
+    """For a checkpoint asked for in F32, F16 or BF16: rounded once, from what is stored, and not by way of 16 bits."""
+    from ..checkpoint import FORMAT, MATRIX_TYPES, with_matrices
+    from ..recipe import find_level
+
+    level = find_level(request.level).name
+    return with_matrices(model, level) if model.format == FORMAT and level in MATRIX_TYPES else model
 
 
 def make_request_recipe(model: Model, request: Request, imatrix: Path | None) -> Recipe:
