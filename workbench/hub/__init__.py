@@ -13,12 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .client import Found, Hub, HubError, Offline, Patience, RemoteFile, Repository, Sort, Unreachable
+    from .download_state import DownloadRequest, DownloadSnapshot, DownloadWatch
+    from .downloads import Downloads, plan_download
     from .files import Fitted, Offer, best, find_offer, fitted, header_offer, offers, only_pickled
     from .names import Reference, parse_reference
     from .provider import Provider, providers
     from .remote import choose, read_offer, read_remote
 
 _HOMES = {
+    "DownloadRequest": "download_state",
+    "DownloadSnapshot": "download_state",
+    "DownloadWatch": "download_state",
+    "Downloads": "downloads",
     "Fitted": "files",
     "Found": "client",
     "Hub": "client",
@@ -40,6 +46,7 @@ _HOMES = {
     "offers": "files",
     "only_pickled": "files",
     "parse_reference": "names",
+    "plan_download": "downloads",
     "providers": "provider",
     "read_offer": "remote",
     "read_remote": "remote",
@@ -54,6 +61,10 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "DownloadRequest",
+    "DownloadSnapshot",
+    "DownloadWatch",
+    "Downloads",
     "Fitted",
     "Found",
     "Hub",
@@ -75,6 +86,7 @@ __all__ = [
     "offers",
     "only_pickled",
     "parse_reference",
+    "plan_download",
     "providers",
     "read_offer",
     "read_remote",

@@ -44,7 +44,6 @@ SLOWEST = 1 << 16
 """Bytes a second below which reading a header is given up."""
 
 MOST_FILES = 20_000
-PIECE = 1 << 18
 _RETRIED = (408, 429, 500, 502, 503, 504)
 _SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -60,7 +59,9 @@ class HubError(QuantdeckError):
 
 
 class Unreachable(HubError):
-    """It did not work this time, and may work later."""
+    """It did not work this time, and may work later; `wait` are the seconds that the server asks for."""
+
+    wait: float | None = None
 
 
 class Offline(HubError):
@@ -278,7 +279,7 @@ class Hub:
 
     def _pieces(self, response: Any, about: str) -> Iterator[bytes]:
         try:
-            yield from response.iter_bytes(PIECE)
+            yield from response.iter_bytes()
         except (_http.HTTPError, _http.StreamError, OSError):
             raise Unreachable(f"The connection broke while {shown(about)} was read; try again.") from None
 
@@ -321,6 +322,8 @@ class Hub:
             except _Again as again:
                 asked = again.wait if again.wait is not None else wait
                 if number == self.patience.tries or asked > self.patience.longest_wait:
+                    if isinstance(again.failure, Unreachable):
+                        again.failure.wait = again.wait
                     raise again.failure from None
             self._sleep(asked)
             wait *= 2
