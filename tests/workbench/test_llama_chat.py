@@ -142,7 +142,7 @@ def test_cancel_while_reading_the_prompt(tmp_path):
         done = list(events)[-1]
         assert isinstance(done, ChatDone)
         assert (done.reason, done.generated_tokens) == ("cancelled", 0)
-        assert 0 < done.context_used < done.prompt_tokens
+        assert done.context_used < done.prompt_tokens
         assert ask(llama, "What does a sheep say?")[0] == "A sheep says baa."
 
 
