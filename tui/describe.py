@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..workbench.advice import Advice, Candidate, Step
     from ..workbench.hardware import Bandwidth, Gpu, Hardware
     from ..workbench.jobs import JobSnapshot, JobSummary, Proposal
-    from ..workbench.llama.calibrate import Coverage
+    from ..workbench.llama.calibrate import CalibrationProgress, Coverage
     from ..workbench.llama.evaluate import Estimate
     from ..workbench.measure import Measurement, MeasureProgress
     from ..workbench.model import Model
@@ -116,6 +116,32 @@ def progress_words(job: JobSnapshot) -> str:
     return STATUS_WORDS[job.status] + (f": {printable(job.message)}" if job.message else "")
 
 
+FEW_BITS = 4.0
+
+
+def imatrix_advice(row: Candidate) -> str:
+    """What an importance matrix means for a level, in a sentence or two."""
+    what = "It tells which weights matter, from how the model reacts to a text, and costs nothing while running."
+    if row.needs_imatrix:
+        return f"{row.level} cannot be made without one: the result would be garbage. {what}"
+    if row.bits_per_weight < FEW_BITS:
+        bits = f"{row.bits_per_weight:.1f} bits a weight"
+        return f"Do not go on without one: at {bits} it decides whether the model still makes sense. {what}"
+    return f"It makes {row.level} better. {what}"
+
+
+def wants_imatrix(row: Candidate) -> bool:
+    """True if a level is not to be made without the question of an importance matrix."""
+    kind = row.facts.imatrix if row.facts else "none"
+    return row.needs_imatrix or kind in ("wants", "needs") or (kind == "helps" and row.bits_per_weight < FEW_BITS)
+
+
+def calibration_words(progress: CalibrationProgress) -> str:
+    """How a calibration stands."""
+    left = f" · {duration(progress.seconds_left)} left" if progress.done > progress.resumed else ""
+    return f"{progress.done} of {progress.chunks} chunks{left} · esc stops; what is done is kept"
+
+
 LEVEL_COLUMNS = ("level", "file", "bits/w", "memory", "fits, to spare", "tok/s", "quality")
 LEVEL_COLUMNS_RIGHT = (1, 2, 3, 4, 5)
 FASTEST_SHOWN = 1000
@@ -181,7 +207,7 @@ def plan_facts(proposal: Proposal) -> dict[str, str]:
     kinds: dict[str, int] = {}
     for tensor in plan.tensors:
         kinds[tensor.type] = kinds.get(tensor.type, 0) + 1
-    return {
+    facts = {
         "Source": spec.source,
         "Model": f"{spec.architecture}, {count(spec.n_weights)} parameters, {size(spec.source_bytes)}",
         "Result": spec.output,
@@ -189,6 +215,9 @@ def plan_facts(proposal: Proposal) -> dict[str, str]:
         "Tensors": ", ".join(f"{n} in {name}" for name, n in sorted(kinds.items(), key=lambda kind: -kind[1])),
         "Workers": str(spec.workers),
     }
+    if spec.imatrix:
+        facts["Imatrix"] = spec.imatrix
+    return facts
 
 
 MOST_NAMED = 12

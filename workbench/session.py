@@ -17,9 +17,13 @@ from .text import printable
 if TYPE_CHECKING:
     from .advice import Advice, Corrections, Walk
     from .hardware import Bandwidth, Hardware
+    from .hub import Downloads, Hub, Repository, Shop
+    from .imatrices import Found
     from .jobs import JobStore, Proposal
     from .library import Library
     from .llama import Llama, LoadSettings, Sampling
+    from .llama.calibrate import Calibration, CalibrationProgress
+    from .model import Model
     from .recipe import Request
 
 SAMPLE_WORD = "sample"
@@ -65,6 +69,28 @@ class Session:
         from .library import Library
 
         return Library(self.paths.library)
+
+    @property
+    def downloads(self) -> Downloads:
+        """All downloads from the Hub."""
+        from .hub import Downloads
+
+        return Downloads(self.paths.data / "downloads")
+
+    def download_folder(self, repository: str) -> Path:
+        """Where files of OWNER/NAME go: OWNER/NAME below the folder that the user chose, or our own."""
+        chosen = self.profile.paths.output
+        return (Path(chosen).expanduser() if chosen else self.paths.models) / repository
+
+    def shop(self, hub: Hub, repository: Repository, context: int | None = None) -> Shop:
+        """What a repository offers, and how each would do on this machine with `context` tokens (None: as in chats)."""
+        from .hub import shop
+
+        hardware, bandwidth = self.profile.hardware, self.profile.bandwidth
+        if hardware is None or bandwidth is None:
+            hardware, bandwidth = self.look_at_machine(self.paths.data)
+        wanted = context or self.profile.chat.context or DEFAULT_CONTEXT
+        return shop(hub, repository, hardware, bandwidth, wanted, self.corrections)
 
     def look_at_machine(self, output: Path, measure: bool = False) -> tuple[Hardware, Bandwidth]:
         """What this machine is. The memory bandwidth is measured the first time, and again if `measure` is set.
@@ -161,6 +187,30 @@ class Session:
         threads = chat.threads or min(default_threads(), 1 + header.n_bytes // BYTES_A_THREAD)
         return LoadSettings(context=context, threads=threads)
 
+    def imatrices(self, model: Model) -> tuple[Found, ...]:
+        """Importance matrices at hand that fit a model, the best first."""
+        from .imatrices import find
+
+        return find(model, self.paths.imatrices, self.library.entries().entries)
+
+    def calibrate(
+        self,
+        model: Path,
+        corpus: Path,
+        on_progress: Callable[[CalibrationProgress], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Calibration:
+        """Make an importance matrix in our own folder, under a name made of model and text; see `llama.calibrate`."""
+        from .imatrices import home_of
+        from .llama.calibrate import CalibrationSettings, calibrate
+        from .llama.corpus import read_corpus
+
+        read_corpus(corpus)
+        self.paths.imatrices.mkdir(parents=True, exist_ok=True)
+        output = home_of(self.paths.imatrices, model, corpus)
+        settings = CalibrationSettings(threads=self.load_settings(model).threads)
+        return calibrate(model, corpus, output, self.paths.logs, settings, on_progress, cancelled)
+
     @property
     def corrections(self) -> Corrections:
         """What was learned of this machine's speed."""
@@ -210,3 +260,19 @@ def model_path(name: str) -> Path:
             f"There is no file {printable(name)}; check the name, or use the word sample for the built-in model."
         )
     return path.absolute()
+
+
+def find_model(name: str) -> Model:
+    """The header of what a user means: a file here, `sample`, or OWNER/NAME or OWNER/NAME/FILE on the Hub.
+
+    ModelNotFound if there is none, AuthenticationNeeded and HubError as the Hub answers.
+    """
+    from .hub import parse_reference
+    from .model import read_model
+
+    reference = parse_reference(name)
+    if reference is None or name == SAMPLE_WORD or os.path.lexists(Path(name).expanduser().parts[0]):
+        return read_model(model_path(name))
+    from .hub import Hub, read_remote
+
+    return read_remote(Hub(), reference)

@@ -20,7 +20,7 @@ from ...workbench.llama.calibrate import (
 )
 from ...workbench.model import read_model
 from ...workbench.sample import SAMPLE
-from ...workbench.session import SAMPLE_WORD, model_path, open_session
+from ...workbench.session import SAMPLE_WORD, model_path, open_session, user_path
 from ...workbench.text import duration
 from ..describe import coverage_lines
 from ..terminal import Terminal
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     session = open_session(os.environ)
     model = model_path(arguments.model)
     corpus = text_file(arguments.data, SAMPLE.calibration_file)
-    output = Path(arguments.output).expanduser() if arguments.output else None
+    output = user_path(arguments.output) if arguments.output else None
     if output is None:
         session.paths.imatrices.mkdir(parents=True, exist_ok=True)
         output = home_of(session.paths.imatrices, model, corpus)
@@ -59,7 +59,7 @@ def text_file(name: str | None, built_in: Path) -> Path:
     """The text that a user means: a path; none or the word `sample` is the built-in one."""
     if name is None or (name == SAMPLE_WORD and not Path(name).exists()):
         return built_in
-    return Path(name).expanduser()
+    return user_path(name)
 
 
 def _calibrate(

@@ -19,7 +19,7 @@ from ...workbench.measure import (
     measure,
     read_questions,
 )
-from ...workbench.session import Session, model_path, open_session
+from ...workbench.session import Session, model_path, open_session, user_path
 from ...workbench.text import size
 from ..describe import measurement_facts, stage_words
 from ..terminal import Terminal
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         _say_table(table, terminal)
     for name, write in ((arguments.markdown, as_markdown), (arguments.csv, as_csv)):
         if name:
-            write_atomically(Path(name).expanduser().absolute(), write(table).encode())
+            write_atomically(user_path(name).absolute(), write(table).encode())
             terminal.say(f"The table is in {name}.")
     documents = [done.to_dict() for done in measured]
     for document, row in zip(documents, table.rows, strict=True):
@@ -69,7 +69,7 @@ def _settings(model: Path, reference: Path | None, arguments: argparse.Namespace
     if arguments.questions == NO_QUESTIONS:
         return replace(settings, questions=(), questions_name="")
     if arguments.questions:
-        path = Path(arguments.questions).expanduser()
+        path = user_path(arguments.questions)
         return replace(settings, questions=read_questions(path), questions_name=path.name)
     return settings
 

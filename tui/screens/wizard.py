@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -11,20 +13,28 @@ from textual.containers import Vertical
 from textual.widgets import ContentSwitcher, DataTable, Input, OptionList, Static
 
 from ...workbench import jobs
-from ...workbench.advice import Advice, Walk
+from ...workbench.advice import Advice, Candidate, Walk
 from ...workbench.errors import QuantdeckError
+from ...workbench.imatrices import Found
 from ...workbench.jobs import Proposal
+from ...workbench.llama import Cancelled
+from ...workbench.model import read_model
 from ...workbench.recipe import Request
+from ...workbench.sample import SAMPLE
 from ...workbench.session import Session, model_path, user_path
 from ...workbench.text import printable
-from ..describe import default_output, step_words
+from ..describe import calibration_words, default_output, step_words, wants_imatrix
 from ..messages import OpenJob
+from ..widgets.imatrix import ImatrixPane
 from ..widgets.plan import PlanPane
 from ..widgets.question import ModelPane, QuestionPane
 from ..widgets.result import ResultPane
 from .ask import AskText
 from .details import DetailsScreen
 from .room import Room
+
+if TYPE_CHECKING:
+    from ...workbench.llama.calibrate import CalibrationProgress
 
 
 class WizardRoom(Room):
@@ -34,13 +44,15 @@ class WizardRoom(Room):
     HELP = """
 Choose a model, answer a few questions (every answer is filled in from what this machine is, so that Enter, Enter,
 Enter is a sensible way), and look at the ranked levels: file size from the model's real tensors, memory at your
-context, and the speed to expect. The recommended level is under the cursor; any other can be chosen. The plan shows
+context, and the speed to expect. The recommended level is under the cursor; any other can be chosen. Levels with few
+bits ask for an importance matrix: use one that is there, or let the model read a text now (calibration). The plan shows
 what will be made before anything is written. Esc or Backspace goes one step back.
 """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "enter", "Next", priority=True),
         Binding("escape,backspace", "back", "Back", key_display="esc"),
         Binding("w", "why", "Why"),
+        Binding("i", "imatrix", "Imatrix"),
         Binding("o", "output", "Output file"),
         Binding("s", "start_over", "Start over"),
     ]
@@ -51,6 +63,9 @@ what will be made before anything is written. Esc or Backspace goes one step bac
         self._walk: Walk | None = None
         self._advice: Advice | None = None
         self._proposal: Proposal | None = None
+        self._row: Candidate | None = None
+        self._imatrix: Path | None = None
+        self._stop = threading.Event()
 
     def compose_middle(self) -> ComposeResult:
         with Vertical(id="wizard"):
@@ -59,6 +74,7 @@ what will be made before anything is written. Esc or Backspace goes one step bac
                 yield ModelPane(id="models")
                 yield QuestionPane(id="question")
                 yield ResultPane(id="result")
+                yield ImatrixPane(id="imatrix")
                 yield PlanPane(id="plan")
 
     def on_mount(self) -> None:
@@ -67,17 +83,18 @@ what will be made before anything is written. Esc or Backspace goes one step bac
 
     @property
     def step(self) -> str:
-        """The step that is shown: models, question, result or plan."""
+        """The step that is shown: models, question, result, imatrix or plan."""
         return self.query_one("#steps", ContentSwitcher).current or "models"
 
     def _show(self, step: str) -> None:
         self.query_one("#steps", ContentSwitcher).current = step
         self.query_one("#trail", Static).update(self._trail())
         # At once, not with the next message: an Enter that was typed ahead must meet the new step.
-        panes: dict[str, type[ModelPane | QuestionPane | ResultPane | PlanPane]] = {
+        panes: dict[str, type[ModelPane | QuestionPane | ResultPane | ImatrixPane | PlanPane]] = {
             "models": ModelPane,
             "question": QuestionPane,
             "result": ResultPane,
+            "imatrix": ImatrixPane,
             "plan": PlanPane,
         }
         self.set_focus(self.query_one(panes[step]).reader)
@@ -115,6 +132,8 @@ what will be made before anything is written. Esc or Backspace goes one step bac
             self._choose_model(event.option.id or "")
         elif self.step == "question" and self._walk and event.option.id:
             self._answer(event.option.id)
+        elif self.step == "imatrix" and event.option.id:
+            self._choose_imatrix(event.option.id)
 
     def _choose_model(self, choice: str) -> None:
         if choice != ModelPane.OTHER:
@@ -159,20 +178,108 @@ what will be made before anything is written. Esc or Backspace goes one step bac
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         """Enter on a level: plan it."""
-        if self.step == "result" and event.row_key.value:
-            self._plan(event.row_key.value, None)
+        if self.step != "result" or not self._advice:
+            return
+        self._row = next((row for row in self._advice.candidates if row.level == event.row_key.value), None)
+        self._imatrix = None
+        if self._row and wants_imatrix(self._row):
+            self._offer_imatrix()
+        else:
+            self._plan(None)
 
-    def _plan(self, level: str, output: str | None) -> None:
-        model = self._model
-        assert model is not None
+    def _plan(self, output: str | None) -> None:
+        model, row, imatrix = self._model, self._row, self._imatrix
+        assert model is not None and row is not None
 
         def propose() -> Proposal:
-            target = user_path(output) if output else default_output(model, level, self.session.output_folder(model))
-            return self.session.propose(model, Request(level), target)
+            target = (
+                user_path(output) if output else default_output(model, row.level, self.session.output_folder(model))
+            )
+            return self.session.propose(model, Request(row.level), target, imatrix=imatrix)
 
         self.in_background(propose, self._planned)
 
-    # -- step 4: the plan --------------------------------------------------------------------------------------------
+    # -- step 4: the importance matrix, where it pays ------------------------------------------------------------------
+
+    def _offer_imatrix(self) -> None:
+        model, row = self._model, self._row
+        assert model is not None and row is not None
+
+        def found(matrices: tuple[Found, ...]) -> None:
+            self.query_one(ImatrixPane).show(row, matrices)
+            self._show("imatrix")
+
+        self.in_background(lambda: self.session.imatrices(read_model(model)), found)
+
+    def _choose_imatrix(self, choice: str) -> None:
+        match choice:
+            case ImatrixPane.WITHOUT:
+                self._with_imatrix(None)
+            case ImatrixPane.BUILT_IN:
+                self._calibrate(SAMPLE.calibration_file)
+            case ImatrixPane.OWN:
+                question = "Which text? Plain text, a JSON list, or JSONL with texts or conversations."
+                self._ask_file(question, "/path/to/text.txt", self._calibrate)
+            case ImatrixPane.FILE:
+                question = "Which importance matrix? A GGUF or .dat file of this model."
+                self._ask_file(question, "/path/to/imatrix.gguf", self._with_imatrix)
+            case _:
+                self._with_imatrix(Path(choice))
+
+    def _ask_file(self, question: str, hint: str, then: Callable[[Path], None]) -> None:
+        def answered(text: str | None) -> None:
+            if text:
+                then(user_path(text))
+
+        self.app.push_screen(AskText(question, hint=hint), answered)
+
+    def _with_imatrix(self, imatrix: Path | None) -> None:
+        self._imatrix = imatrix
+        self._plan(None)
+
+    def _calibrate(self, corpus: Path) -> None:
+        model = self._model
+        assert model is not None
+        stop = self._stop = threading.Event()
+        self.query_one(ImatrixPane).working = True
+        self.set_focus(None)
+        self.refresh_bindings()
+
+        def heard(progress: CalibrationProgress) -> None:
+            fraction = progress.done / max(1, progress.chunks)
+            self.app.call_from_thread(self.query_one(ImatrixPane).progress, fraction, calibration_words(progress))
+
+        def work() -> Path | None:
+            try:
+                return self.session.calibrate(model, corpus, heard, stop.is_set).path
+            except Cancelled:
+                return None
+
+        self.in_background(work, self._calibrated)
+
+    def _calibrated(self, imatrix: Path | None) -> None:
+        self.query_one(ImatrixPane).working = False
+        if self.step != "imatrix":
+            return
+        if imatrix:
+            self._with_imatrix(imatrix)
+            return
+        self.tell("Calibration was stopped; chosen again, it goes on where it was.")
+        self._offer_imatrix()
+
+    def failed(self, why: str) -> None:
+        """A calibration or a plan that failed: back to the choices."""
+        pane = self.query_one(ImatrixPane)
+        if pane.working:
+            pane.working = False
+            self.set_focus(pane.reader)
+        super().failed(why)
+
+    def on_unmount(self) -> None:
+        """A calibration ends with the workbench; its finished chunks are kept."""
+        self._stop.set()
+
+    # -- step 5: the plan --------------------------------------------------------------------------------------------
 
     def _planned(self, proposal: Proposal) -> None:
         self._proposal = proposal
@@ -201,9 +308,11 @@ what will be made before anything is written. Esc or Backspace goes one step bac
         """Only the keys that mean something at this step."""
         if not self.is_mounted:
             return True
+        if self.step == "imatrix" and self.query_one(ImatrixPane).working:
+            return action not in ("enter", "start_over", "why", "output", "imatrix")
         if action == "why":
             return self.step == "result"
-        if action == "output":
+        if action in ("output", "imatrix"):
             return self.step == "plan"
         if action in ("back", "start_over"):
             return self.step != "models"
@@ -216,7 +325,10 @@ what will be made before anything is written. Esc or Backspace goes one step bac
 
     def action_back(self) -> None:
         """One step back, with the answer that was given."""
-        if self.step == "plan":
+        if self.query_one(ImatrixPane).working and self.step == "imatrix":
+            self._stop.set()
+            return
+        if self.step in ("imatrix", "plan"):
             self._show("result")
             return
         if self._walk and any(step.by_user for step in self._walk.path):
@@ -227,7 +339,8 @@ what will be made before anything is written. Esc or Backspace goes one step bac
 
     def action_start_over(self) -> None:
         """Back to the list of models."""
-        self._model = self._walk = self._advice = self._proposal = None
+        self._stop.set()
+        self._model = self._walk = self._advice = self._proposal = self._row = self._imatrix = None
         self.query_one(ModelPane).show(self.session.profile.recent_models)
         self._show("models")
 
@@ -235,6 +348,11 @@ what will be made before anything is written. Esc or Backspace goes one step bac
         """Everything that led to the recommendation."""
         if self._advice:
             self.app.push_screen(DetailsScreen(self._advice))
+
+    def action_imatrix(self) -> None:
+        """Choose an importance matrix also where none is asked for."""
+        if self._row:
+            self._offer_imatrix()
 
     def action_output(self) -> None:
         """Write the file somewhere else."""
@@ -244,6 +362,6 @@ what will be made before anything is written. Esc or Backspace goes one step bac
 
         def answered(text: str | None) -> None:
             if text:
-                self._plan(spec.level, text)
+                self._plan(text)
 
         self.app.push_screen(AskText("Where shall the file go?", spec.output), answered)
