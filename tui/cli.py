@@ -79,6 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_jobs(commands)
     _add_chat(commands)
+    _add_hub(commands)
+    _add_handover(commands)
     _add_completion(commands)
     return parser
 
@@ -240,6 +242,47 @@ def _add_chat(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("--gpu-layers", type=int, default=None, metavar="N", help="layers on the GPU (-1: all)")
     command.add_argument("--smoke-test", action="store_true", help="ten fixed prompts, judged")
     _add_json(command)
+
+
+def _add_hub(commands: Commands[argparse.ArgumentParser]) -> None:
+    hub = _command(commands, "hub", "hub:run_downloads", "find models on the Hugging Face Hub, and download them")
+    actions = hub.add_subparsers(title="actions", metavar="ACTION", required=True)
+    search = _command(actions, "search", "hub:run_search", "repositories by words")
+    search.add_argument("words", nargs="*", metavar="WORDS")
+    search.add_argument("--sort", choices=["downloads", "likes", "updated"], default="downloads")
+    search.add_argument("--author", default=None, metavar="X", help="only this user's or organization's")
+    search.add_argument("--tag", default="gguf", help="the Hub's filter (default gguf; '' for none)")
+    search.add_argument("--limit", type=_count, default=30, metavar="N")
+    files = _command(actions, "files", "hub:run_files", "what a repository offers, and what fits here")
+    files.add_argument("repository", metavar="OWNER/NAME")
+    files.add_argument("--context", type=_count, default=None, metavar="N", help="wanted context in tokens")
+    download = _command(actions, "download", "hub:run_download", "fetch a file, or what fits best")
+    download.add_argument("model", metavar="OWNER/NAME[/FILE]")
+    download.add_argument("-q", "--level", default=None, help="the file of this level")
+    download.add_argument("-o", "--output", default=None, metavar="DIR", help="folder to write into")
+    download.add_argument("--detach", action="store_true", help="start it and return at once")
+    downloads = _command(actions, "downloads", "hub:run_downloads", "what is being fetched, and what was")
+    choices = ["list", "watch", "pause", "resume", "cancel", "remove"]
+    downloads.add_argument("action", nargs="?", default="list", choices=choices)
+    downloads.add_argument("id", nargs="?", default=None, metavar="ID", help="any unique beginning or end of it")
+    for command in (search, files, download, downloads):
+        _add_json(command)
+
+
+def _add_handover(commands: Commands[argparse.ArgumentParser]) -> None:
+    handover = _command(commands, "handover", "handover:run", "command lines that run a finished file elsewhere")
+    handover.add_argument("model", metavar="FILE", help="a GGUF file, or sample")
+    handover.add_argument("--context", type=_count, default=None, metavar="N", help="context in tokens")
+    card = _command(commands, "card", "handover:run_card", "a model card for a finished file")
+    card.add_argument("model", metavar="FILE", help="a GGUF file")
+    card.add_argument("-o", "--output", default=None, metavar="FILE.md", help="write it there")
+    upload = _command(commands, "upload", "handover:run_upload", "put a finished file and its card on the Hub")
+    upload.add_argument("model", metavar="FILE", help="a GGUF file")
+    upload.add_argument("repository", metavar="OWNER/NAME")
+    upload.add_argument("--private", action="store_true", help="make the repository private if it is new")
+    upload.add_argument("--yes", action="store_true", help="do not ask")
+    for command in (handover, card, upload):
+        _add_json(command)
 
 
 def _add_completion(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 
 from ...workbench.advice import Advice, OtherMachine, Wish, advise
-from ...workbench.model import read_model
-from ...workbench.session import model_path, open_session
+from ...workbench.session import find_model, open_session
 from ..describe import LEVEL_COLUMNS, LEVEL_COLUMNS_RIGHT, headline, level_cells
 from ..terminal import Terminal
 
@@ -17,7 +16,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Answer the wizard's questions from the flags."""
     terminal = Terminal(arguments.json)
     session = open_session(os.environ)
-    model = read_model(model_path(arguments.model))
+    model = find_model(arguments.model)
     hardware, bandwidth = session.look_at_machine(Path.cwd())
     wish = Wish(
         goal=arguments.goal,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ...workbench.model import Model, Value, read_model
-from ...workbench.session import model_path
+from ...workbench.model import Model, Value
+from ...workbench.session import find_model
 from ...workbench.text import size
 from ..describe import model_facts
 from ..terminal import Terminal
@@ -18,7 +18,7 @@ LONGEST_TEXT = 400
 def run(arguments: argparse.Namespace) -> int:
     """Read the header and say it."""
     terminal = Terminal(arguments.json)
-    model = read_model(model_path(arguments.model))
+    model = find_model(arguments.model)
     terminal.facts(model_facts(model))
     if arguments.tensors:
         rows = [[t.name, " x ".join(map(str, t.shape)), t.type, size(t.n_bytes)] for t in model.tensors]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .names import Reference, parse_reference
     from .provider import Provider, providers
     from .remote import choose, read_offer, read_remote
+    from .shopping import Shop, shop
 
 _HOMES = {
     "DownloadRequest": "download_state",
@@ -36,6 +37,7 @@ _HOMES = {
     "Reference": "names",
     "RemoteFile": "client",
     "Repository": "client",
+    "Shop": "shopping",
     "Sort": "client",
     "Unreachable": "client",
     "best": "files",
@@ -50,6 +52,7 @@ _HOMES = {
     "providers": "provider",
     "read_offer": "remote",
     "read_remote": "remote",
+    "shop": "shopping",
 }
 
 
@@ -76,6 +79,7 @@ __all__ = [
     "Reference",
     "RemoteFile",
     "Repository",
+    "Shop",
     "Sort",
     "Unreachable",
     "best",
@@ -90,4 +94,5 @@ __all__ = [
     "providers",
     "read_offer",
     "read_remote",
+    "shop",
 ]

@@ -1,0 +1,116 @@
+"""`quantdeck hub ...` and models on the Hub in other commands, as a user runs them, against the loopback Hub."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from quantdeck.workbench.sample import SAMPLE
+from support.command import Said
+from support.hub_files import quantized, sample
+from support.hub_server import GOOD_TOKEN, HubServer, hub_server
+
+Quantdeck = Callable[..., Said]
+NAME = "bartowski/Small-4M-GGUF"
+
+
+@pytest.fixture
+def server(environ: dict[str, str], tmp_path: Path) -> Iterator[HubServer]:
+    environ.pop("HF_TOKEN", None)
+    with hub_server() as served:
+        environ |= {"HF_ENDPOINT": served.endpoint, "HF_HOME": str(tmp_path / "hf")}
+        served.add(
+            NAME,
+            {
+                "Small-4M-Q8_0.gguf": quantized("Q8_0"),
+                "Small-4M-Q4_K_M.gguf": quantized("Q4_K_M"),
+                "Small-4M-F16.gguf": sample(),
+            },
+        )
+        yield served
+
+
+def test_search(server: HubServer, quantdeck: Quantdeck) -> None:
+    server.add("somebody/other-GGUF", {}, gated="auto")
+    said = quantdeck("hub", "search", "small", "--json")
+    assert [each["id"] for each in said.document["repositories"]] == [NAME]
+    words = quantdeck("hub", "search", "--sort", "likes")
+    assert "somebody/other-GGUF" in words.out and "gated" in words.out
+    assert "Nothing was found" in quantdeck("hub", "search", "nothing of this").out
+    assert quantdeck("hub", "search", "x", "--author", "nobody", "--json").document == {"repositories": []}
+
+
+def test_files_say_what_fits(server: HubServer, quantdeck: Quantdeck) -> None:
+    document = quantdeck("hub", "files", NAME, "--context", "512", "--json").document
+    assert document["recommended"] == "Small-4M-Q8_0.gguf" and document["context"] == 512
+    files = {each["path"]: each for each in document["files"]}
+    assert files["Small-4M-Q4_K_M.gguf"]["level"] == "Q4_K_M"
+    assert files["Small-4M-Q4_K_M.gguf"]["bytes"] == len(quantized("Q4_K_M"))
+    assert files["Small-4M-Q8_0.gguf"]["fits"] == "yes" and files["Small-4M-Q8_0.gguf"]["memory"]["total"] > 4 << 20
+    words = quantdeck("hub", "files", NAME)
+    assert "Q8_0 fits here" in words.out and "take this" in words.out
+
+
+def test_download_what_fits_best(server: HubServer, quantdeck: Quantdeck, tmp_path: Path) -> None:
+    said = quantdeck("hub", "download", NAME, "--json")
+    target = tmp_path / "home" / "models" / NAME / "Small-4M-Q8_0.gguf"
+    assert said.code == 0 and said.document["status"] == "done" and said.document["path"] == str(target)
+    assert target.read_bytes() == quantized("Q8_0")
+    by_level = quantdeck("hub", "download", NAME, "-q", "q4_k_m", "-o", str(tmp_path / "here"))
+    assert "hash checked" in by_level.out and (tmp_path / "here" / "Small-4M-Q4_K_M.gguf").exists()
+    assert len(quantdeck("hub", "downloads", "--json").document["downloads"]) == 2
+    quantdeck("hub", "download", f"{NAME}/nothing.gguf").fails_in_one_sentence(3)
+    quantdeck("hub", "download", NAME, "-q", "Q2_K").fails_in_one_sentence(3)
+    quantdeck("hub", "download", "no-name").fails_in_one_sentence(2)
+
+
+def test_a_download_goes_on_alone_and_is_cancelled(server: HubServer, quantdeck: Quantdeck, tmp_path: Path) -> None:
+    server.bytes_per_second = 0
+    quantdeck("hub", "files", NAME)  # the machine is measured before the line is made slow
+    server.bytes_per_second = 1_000_000
+    said = quantdeck("hub", "download", f"{NAME}/Small-4M-F16.gguf", "-o", str(tmp_path / "here"), "--detach", "--json")
+    download = said.document["download"]
+    time.sleep(1)
+    (listed,) = quantdeck("hub", "downloads", "--json").document["downloads"]
+    assert listed["status"] == "running" and 0 < listed["bytes_done"] < listed["bytes"]
+    assert "paused" in quantdeck("hub", "downloads", "pause", download[-4:]).out.lower()
+    assert quantdeck("hub", "downloads", "cancel", download, "--json").document["status"] == "cancelled"
+    assert list((tmp_path / "here").iterdir()) == []
+    quantdeck("hub", "downloads", "resume", download).fails_in_one_sentence(7)
+    quantdeck("hub", "downloads", "remove", download)
+    quantdeck("hub", "downloads", "watch", download).fails_in_one_sentence(2)
+
+
+def test_inspect_and_advise_before_anything_is_downloaded(server: HubServer, quantdeck: Quantdeck) -> None:
+    here, there = quantdeck("inspect", "sample", "--json").document, quantdeck("inspect", NAME, "--json").document
+    assert there["path"] == f"{NAME}/Small-4M-F16.gguf"
+    assert {**there, "path": 0, "files": 0} == {**here, "path": 0, "files": 0}
+    assert quantdeck("inspect", f"{NAME}/Small-4M-Q8_0.gguf", "--json").document["quantized"]
+    advice = quantdeck("advise", NAME, "--memory", "8G", "--json").document
+    assert advice == quantdeck("advise", str(SAMPLE.model), "--memory", "8G", "--json").document
+
+
+def test_exit_codes(server: HubServer, quantdeck: Quantdeck, environ: dict[str, str]) -> None:
+    server.add("meta/gated", {"a.gguf": sample()}, gated="manual")
+    for command in (["hub", "files", "no/body"], ["hub", "download", "meta/gated/a.gguf"], ["inspect", "meta/gated"]):
+        assert "hf auth login" in quantdeck(*command).fails_in_one_sentence(4)
+    assert quantdeck("hub", "download", "meta/gated/a.gguf", "--json").document["exit_code"] == 4
+    environ["HF_TOKEN"] = "hf_wrong"
+    assert "hf_wrong" not in quantdeck("hub", "files", NAME).fails_in_one_sentence(4)
+    environ["HF_TOKEN"] = GOOD_TOKEN
+    said = quantdeck("hub", "download", "meta/gated/a.gguf")
+    assert said.code == 0 and GOOD_TOKEN not in said.out + said.err
+    quantdeck("hub", "files", "no/body").fails_in_one_sentence(3)
+    environ["HF_HUB_OFFLINE"] = "1"
+    assert "HF_HUB_OFFLINE" in quantdeck("hub", "search", "x").fails_in_one_sentence(1)
+    quantdeck("inspect", "folder/missing.gguf").fails_in_one_sentence(3)
+
+
+def test_names_that_steer_terminals_are_harmless(server: HubServer, quantdeck: Quantdeck) -> None:
+    server.add("a/b", {"x\x1b]0;owned\x07-Q4_0.gguf": quantized("Q8_0")})
+    said = quantdeck("hub", "files", "a/b")
+    assert said.code == 0 and "\x1b]" not in said.out and "Q4_0" in said.out
+    quantdeck("hub", "download", "a/b", "-q", "Q4_0").fails_in_one_sentence(6)
