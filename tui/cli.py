@@ -109,6 +109,15 @@ def _add_json(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_pre(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--pre",
+        default=None,
+        metavar="NAME",
+        help="pre-tokenizer of a checkpoint, by llama.cpp's name, if you know better",
+    )
+
+
 def _add_demo(commands: Commands[argparse.ArgumentParser]) -> None:
     command = _command(commands, "demo", "demo:run", "the whole line on the built-in sample model")
     command.add_argument("--headless", action="store_true", help="in the terminal, without the workbench")
@@ -127,6 +136,7 @@ def _add_inspect(commands: Commands[argparse.ArgumentParser]) -> None:
     command = _command(commands, "inspect", "inspect:run", "what a model file holds", aliases=["info"])
     command.add_argument("model", metavar="MODEL", help="a GGUF file (any shard of a split one), or sample")
     command.add_argument("--tensors", action="store_true", help="list every tensor")
+    _add_pre(command)
     _add_json(command)
 
 
@@ -136,6 +146,7 @@ def _add_advise(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--context", type=_count, default=None, metavar="N", help="wanted context in tokens (8192, 32K)"
     )
+    _add_pre(command)
     command.add_argument("--goal", choices=["balanced", "quality", "speed", "size"], default="balanced")
     command.add_argument(
         "--memory", type=_bytes, default=None, metavar="BYTES", help="for a machine with this RAM (16G)"
@@ -165,6 +176,7 @@ def _add_quantize(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     command.add_argument("--output-type", default=None, metavar="TYPE", help="type of the output tensor")
     command.add_argument("--embedding-type", default=None, metavar="TYPE", help="type of the token embedding")
+    _add_pre(command)
     command.add_argument("--pure", action="store_true", help="the level's own type for every tensor, no mix")
     command.add_argument("--workers", type=_count, default=None, metavar="N", help="worker processes")
     command.add_argument("--overwrite", action="store_true", help="replace OUT when the new file is verified")

@@ -193,7 +193,7 @@ def step_words(step: Step) -> str:
 
 def default_output(source: Path, level: str, folder: Path) -> Path:
     """NAME-LEVEL.gguf in `folder`, without the 16-bit level that NAME may end in."""
-    stem = source.stem
+    stem = source.name if source.is_dir() else source.stem
     for ending in SIXTEEN_BIT_ENDINGS:
         for joint in ("-", ".", "_"):
             if stem.lower().endswith(joint + ending):

@@ -16,7 +16,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Answer the wizard's questions from the flags."""
     terminal = Terminal(arguments.json)
     session = open_session(os.environ)
-    model = find_model(arguments.model)
+    model = find_model(arguments.model, arguments.pre)
     hardware, bandwidth = session.look_at_machine(Path.cwd())
     wish = Wish(
         goal=arguments.goal,

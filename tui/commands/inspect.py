@@ -18,7 +18,7 @@ LONGEST_TEXT = 400
 def run(arguments: argparse.Namespace) -> int:
     """Read the header and say it."""
     terminal = Terminal(arguments.json)
-    model = find_model(arguments.model)
+    model = find_model(arguments.model, arguments.pre)
     terminal.facts(model_facts(model))
     if arguments.tensors:
         rows = [[t.name, " x ".join(map(str, t.shape)), t.type, size(t.n_bytes)] for t in model.tensors]

@@ -58,6 +58,7 @@ def _propose(session: Session, arguments: argparse.Namespace) -> Proposal:
         overwrite=arguments.overwrite,
         library=session.paths.library,
         imatrix=Path(arguments.imatrix) if arguments.imatrix else None,
+        pre=arguments.pre,
     )
 
 
