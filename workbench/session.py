@@ -18,13 +18,11 @@ if TYPE_CHECKING:
     from .advice import Advice, Corrections, Walk
     from .hardware import Bandwidth, Hardware
     from .hub import Downloads, Hub, Repository, Shop
-    from .hub import Downloads, Hub, Repository, Shop
     from .imatrices import Found
     from .jobs import JobStore, Proposal
     from .library import Library
     from .llama import Llama, LoadSettings, Sampling
     from .llama.calibrate import Calibration, CalibrationProgress
-    from .model import Model
     from .model import Model
     from .recipe import Request
 
@@ -71,28 +69,6 @@ class Session:
         from .library import Library
 
         return Library(self.paths.library)
-
-    @property
-    def downloads(self) -> Downloads:
-        """All downloads from the Hub."""
-        from .hub import Downloads
-
-        return Downloads(self.paths.data / "downloads")
-
-    def download_folder(self, repository: str) -> Path:
-        """Where files of OWNER/NAME go: OWNER/NAME below the folder that the user chose, or our own."""
-        chosen = self.profile.paths.output
-        return (Path(chosen).expanduser() if chosen else self.paths.models) / repository
-
-    def shop(self, hub: Hub, repository: Repository, context: int | None = None) -> Shop:
-        """What a repository offers, and how each would do on this machine with `context` tokens (None: as in chats)."""
-        from .hub import shop
-
-        hardware, bandwidth = self.profile.hardware, self.profile.bandwidth
-        if hardware is None or bandwidth is None:
-            hardware, bandwidth = self.look_at_machine(self.paths.data)
-        wanted = context or self.profile.chat.context or DEFAULT_CONTEXT
-        return shop(hub, repository, hardware, bandwidth, wanted, self.corrections)
 
     @property
     def downloads(self) -> Downloads:
@@ -286,33 +262,18 @@ def model_path(name: str) -> Path:
     return path.absolute()
 
 
-def find_model(name: str) -> Model:
+def find_model(name: str, pre: str | None = None) -> Model:
     """The header of what a user means: a file here, `sample`, or OWNER/NAME or OWNER/NAME/FILE on the Hub.
 
-    ModelNotFound if there is none, AuthenticationNeeded and HubError as the Hub answers.
+    `pre` names the pre-tokenizer of a checkpoint, as for `read_model`. ModelNotFound if there is no such model,
+    AuthenticationNeeded and HubError as the Hub answers.
     """
     from .hub import parse_reference
     from .model import read_model
 
     reference = parse_reference(name)
     if reference is None or name == SAMPLE_WORD or os.path.lexists(Path(name).expanduser().parts[0]):
-        return read_model(model_path(name))
-    from .hub import Hub, read_remote
-
-    return read_remote(Hub(), reference)
-
-
-def find_model(name: str) -> Model:
-    """The header of what a user means: a file here, `sample`, or OWNER/NAME or OWNER/NAME/FILE on the Hub.
-
-    ModelNotFound if there is none, AuthenticationNeeded and HubError as the Hub answers.
-    """
-    from .hub import parse_reference
-    from .model import read_model
-
-    reference = parse_reference(name)
-    if reference is None or name == SAMPLE_WORD or os.path.lexists(Path(name).expanduser().parts[0]):
-        return read_model(model_path(name))
+        return read_model(model_path(name), pre)
     from .hub import Hub, read_remote
 
     return read_remote(Hub(), reference)
