@@ -38,6 +38,7 @@ ROOMS = {
     "wizard": "WizardRoom",
     "jobs": "JobsRoom",
     "chat": "ChatRoom",
+    "compare": "CompareRoom",
     "library": "LibraryRoom",
 }
 
@@ -52,6 +53,7 @@ class Workbench(App[None]):
         Binding("2", "switch_mode('wizard')", "Wizard", show=False),
         Binding("3", "switch_mode('jobs')", "Jobs", show=False),
         Binding("4", "switch_mode('chat')", "Chat", show=False),
+        Binding("5", "switch_mode('compare')", "Compare", show=False),
         Binding("6", "switch_mode('library')", "Library", show=False),
         Binding("question_mark", "help", "Help", key_display="?"),
         Binding("t", "themes", "Theme"),

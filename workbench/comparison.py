@@ -107,11 +107,11 @@ def compare(entries: Iterable[Entry], basis: Basis | None = None) -> Comparison:
     return Comparison(tuple(_marked(rows)), basis, str(latest.details.get("reference", "")) if latest else "")
 
 
-def ordered(rows: Sequence[Compared], column: Column, reverse: bool = False) -> list[Compared]:
-    """Rows by a column, the best first (`reverse`: last), rows without a figure at the end, ties by size."""
+def ordered(rows: Sequence[Compared], column: Column) -> list[Compared]:
+    """Rows by a column, the best first, rows without a figure at the end, ties by size."""
     known = [row for row in rows if getattr(row, column.field) is not None]
     unknown = [row for row in rows if getattr(row, column.field) is None]
-    sign = -1 if column.more_is_better != reverse else 1
+    sign = -1 if column.more_is_better else 1
     known.sort(key=lambda row: (sign * getattr(row, column.field), row.n_bytes, row.name))
     return known + unknown
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from quantdeck.workbench.imatrix import ImatrixFile
-from support.command import COMMAND
+from quantdeck.workbench.sample import SAMPLE
+from support.command import COMMAND, Said
 from support.terminal import Terminal
 
 Start = Callable[..., Terminal]
@@ -43,8 +45,8 @@ def _to_level(terminal: Terminal, level: str) -> None:
     for _ in range(12):
         terminal.press("up")
     for _ in range(24):
-        lines = [line for line in terminal.text().splitlines() if f" {level} " in line]
-        if lines and _under_cursor(terminal, level):
+        terminal.pump(0.4)
+        if _under_cursor(terminal, level):
             terminal.press("enter")
             return
         terminal.press("down")
@@ -96,3 +98,58 @@ def test_a_calibration_that_is_stopped_leaves_the_choices(start: Start, environ:
     terminal.press("up", "enter")
     terminal.wait_for("begins", 60)
     assert "Imatrix  " not in terminal.text()
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+def test_the_compare_room_fits_the_terminal(start: Start, size: tuple[int, int]) -> None:
+    terminal = start(columns=size[0], rows=size[1])
+    terminal.wait_for("usable of", 60)
+    terminal.press("5")
+    terminal.wait_for("Nothing to compare yet", 60)
+    terminal.press("a")
+    terminal.wait_for("Which model?")
+    terminal.type("sample")
+    terminal.press("enter")
+    terminal.wait_for("F16", 60)
+    terminal.wait_for("Measure")
+    footer = terminal.text().splitlines()[-1]
+    assert "Quit" in footer and not footer.endswith("…"), footer
+    terminal.press("?")
+    terminal.wait_for("side by side")
+
+
+def test_models_are_measured_and_compared(start: Start, quantdeck: Callable[..., Said], tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text(SAMPLE.eval_text[:12_000])
+    for level in ("Q8_0", "Q3_K_M"):
+        assert quantdeck("quantize", "sample", "gguf", "-q", level, "-o", f"{level}.gguf").code == 0
+    terminal = start(columns=120, rows=40)
+    terminal.wait_for("usable of", 60)
+    terminal.press("5")
+    terminal.wait_for("Q3_K_M.gguf", 60)
+    terminal.press("d")
+    terminal.wait_for("On which text?")
+    terminal.type(str(tmp_path / "short.txt"))
+    terminal.press("enter", "m")
+    terminal.wait_for("questions", 120)
+    terminal.press("c")
+    terminal.wait_for("Stopped", 60)
+    terminal.press("m")
+    terminal.wait_for("Measured.", 240)
+    terminal.wait_for("KL from sample-f16.gguf", 60)
+    assert len([line for line in terminal.text().splitlines() if "●" in line and " %" in line]) == 2
+    terminal.press("x")
+    terminal.wait_for("Where to?")
+    terminal.press("ctrl+u")
+    terminal.type(str(tmp_path / "table.csv"))
+    terminal.press("enter")
+    terminal.wait_for("Written to", 60)
+    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    by_level = {row["level"]: row for row in rows}
+    assert float(by_level["Q3_K_M"]["kl"]) > float(by_level["Q8_0"]["kl"]) > 0
+    terminal.press("b")
+    terminal.wait_for("ready", 60)
+    terminal.type("What is the capital of France?")
+    terminal.press("enter")
+    terminal.wait_for("tokens agree", 120)
+    terminal.press("esc", "q")
+    assert terminal.wait() == 0

@@ -27,7 +27,8 @@ def trial(engine: Engine, reply: Reply, context: int) -> dict[str, Any]:
         raise Refused("only models that write text word by word can be tried out")
     length = max(1, min(context - _GENERATED, context // 2))
     tokens = [i * _STRIDE % engine.n_vocab for i in range(length)]
-    engine.feed(tokens[:1])  # the first computation touches everything; it is no measure of speed
+    # The first computation touches all memory that a full micro-batch needs; it is no measure of speed.
+    engine.feed([i * _STRIDE % engine.n_vocab for i in range(batch)])
     engine.forget()
     began = time.perf_counter()
     for end in range(0, length, batch):
