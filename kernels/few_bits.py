@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._blocks import BlockCodec, add_down, from_halves, join_bits, split_bits, write_halves
+from .blocks import BlockCodec
+from .columns import add_down, join_bits, read_halves, split_bits, write_halves
 from .registry import Bytes, Codec, Floats
 from .ternary import round_to_trits
 
@@ -20,10 +21,11 @@ class Q1(BlockCodec):
     18 bytes: d binary16 | 16 bytes of signs, 1 for positive, the first weight's in the lowest bit.
     """
 
-    block_size = 128
-    block_bytes = 18
+    name = "Q1_0"
+    column = 128
+    uses_imatrix = False
 
-    def _pack(self, x: Floats, packed: Bytes) -> None:
+    def _pack(self, x: Floats, beside: Floats | None, packed: Bytes) -> None:
         positive = (x >= 0).view(np.uint8).reshape(16, 8, -1)
         packed[:, 2:] = join_bits(positive.swapaxes(0, 1), 1).T
         write_halves(add_down(np.abs(x, out=x)) / np.float32(128), packed, 0)
@@ -32,7 +34,7 @@ class Q1(BlockCodec):
         values[...] = split_bits(packed[:, 2:])
         values *= np.float32(2)
         values -= np.float32(1)
-        values *= from_halves(packed[:, :2])
+        values *= read_halves(packed, 0)
 
 
 class Q2(BlockCodec):
@@ -41,10 +43,11 @@ class Q2(BlockCodec):
     18 bytes: d binary16 | 16 bytes with four consecutive weights each, the first in the lowest two bits.
     """
 
-    block_size = 64
-    block_bytes = 18
+    name = "Q2_0"
+    column = 64
+    uses_imatrix = False
 
-    def _pack(self, x: Floats, packed: Bytes) -> None:
+    def _pack(self, x: Floats, beside: Floats | None, packed: Bytes) -> None:
         d, trits = round_to_trits(x)
         overflow = np.isinf(np.float32(1) / d) & (d > 0)
         trits[:, overflow] = 0
@@ -56,7 +59,7 @@ class Q2(BlockCodec):
         for place in range(4):
             quarters[:, :, place] = (packed[:, 2:] >> np.uint8(2 * place)) & np.uint8(3)
         values -= np.float32(1)
-        values *= from_halves(packed[:, :2])
+        values *= read_halves(packed, 0)
 
 
 CODECS: dict[str, Codec] = {"Q1_0": Q1(), "Q2_0": Q2()}

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ._blocks import CHUNK, BlockCodec, Levels, columns, join_bits, largest_magnitude, slices
+from .blocks import BlockCodec
+from .columns import Levels, join_bits, largest_magnitude
 from .registry import Bytes, Codec, Floats
 
 FP4 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
@@ -28,10 +29,11 @@ class MXFP4(BlockCodec):
     a power of two the C library's log2f may round up to the whole number; `_floor_log2` does as glibc does.
     """
 
-    block_size = 32
-    block_bytes = 17
+    name = "MXFP4"
+    column = 32
+    uses_imatrix = False
 
-    def _pack(self, x: Floats, packed: Bytes) -> None:
+    def _pack(self, x: Floats, beside: Floats | None, packed: Bytes) -> None:
         magnitude = largest_magnitude(x)
         exponent = _floor_log2(magnitude) + np.int32(125)
         e = np.where(magnitude > 0, exponent, np.int32(0)).astype(np.uint8)
@@ -49,23 +51,19 @@ class NVFP4(BlockCodec):
     36 bytes: 4 scales | 4 times 8 bytes of nibbles, weight j of a sub-block below weight j + 8.
     """
 
-    block_size = 64
-    block_bytes = 36
+    name = "NVFP4"
+    column = 16
+    uses_imatrix = False
 
-    def _quantize_blocks(self, rows: Floats, imatrix: Floats | None, packed: Bytes) -> None:
-        sub_blocks = rows.reshape(-1, 16)
-        for part in slices(len(packed), CHUNK // self.block_size):
-            self._pack(columns(sub_blocks[4 * part.start : 4 * part.stop]), packed[part])
-
-    def _pack(self, x: Floats, packed: Bytes) -> None:
+    def _pack(self, x: Floats, beside: Floats | None, packed: Bytes) -> None:
         magnitude = largest_magnitude(x)
         scale = _to_ue4m3(magnitude / np.float32(6))
         levels = _nearest(x, UE4M3_HALF[scale])
         flat = magnitude > ALMOST_FLAT
         if flat.any():
             levels[:, flat] = _first_nearest(x[:, flat], UE4M3_HALF[scale[flat]])
-        packed[:, :4] = scale.reshape(-1, 4)
-        packed[:, 4:] = join_bits(levels.reshape(2, 8, -1), 4).T.reshape(-1, 32)
+        packed[:, :4] = scale.reshape(4, -1).T
+        packed[:, 4:].reshape(-1, 4, 8)[...] = join_bits(levels.reshape(2, 8, 4, -1), 4).transpose(2, 1, 0)
 
     def _unpack(self, packed: Bytes, values: Floats) -> None:
         sub_blocks = values.reshape(-1, 4, 16)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._blocks import from_halves, halves
+from .blocks import SuperBlockCodec
+from .columns import SUPER, importance_weights, mean_square, read_halves, write_halves
 from .grid_books import book
 from .grid_parts import (
-    GridCodec,
     by_super_block,
     even_signs,
-    importance,
-    mean_square,
     nibbles,
     scale_codes,
     sign_bits,
@@ -19,25 +17,23 @@ from .grid_parts import (
     signed_points,
     split_nibbles,
     split_sign_words,
-    to_columns,
 )
 from .grid_search import Fit, search
 from .registry import Bytes, Floats
 
 
-class _IQ3(GridCodec):
+class _IQ3(SuperBlockCodec):
     """Blocks of 32 weights; without an importance matrix a weight counts x^2."""
 
-    chunk = 512
+    column = 32
+    batch = 512 * SUPER
 
     reach: int
     """Steps of the ladder of scales on either side of max / 15."""
 
-    def _weights(self, blocks: Floats, beside: Floats | None) -> tuple[Floats, Floats]:
-        x = to_columns(blocks, 32)
-        if beside is None:
-            return x, x * x
-        return x, importance(x, to_columns(beside, 32), mean_square(x, 2))
+    @staticmethod
+    def _weights(x: Floats, beside: Floats | None) -> Floats:
+        return x * x if beside is None else importance_weights(x, beside, mean_square(x, 2))
 
     def _fit(self, x: Floats, weight: Floats, smallest: np.float32, redo: str) -> Fit:
         """Search all blocks but the empty ones, whose largest magnitude is below `smallest`."""
@@ -59,20 +55,20 @@ class IQ3S(_IQ3):
     name = "IQ3_S"
     reach = 9
 
-    def _pack(self, blocks: Floats, beside: Floats | None, out: Bytes) -> None:
-        supers = len(blocks)
-        x, weight = self._weights(blocks, beside)
+    def _pack(self, x: Floats, beside: Floats | None, packed: Bytes) -> None:
+        supers = len(packed)
+        weight = self._weights(x, beside)
         magnitude = np.abs(x)
         fit = self._fit(magnitude, weight, np.finfo(np.float32).smallest_subnormal, "block")
         signs = np.where(fit.empty, 0, sign_bits(x) ^ np.uint8(255) * (fit.scale < 0)).astype(np.uint8)
         d, code = scale_codes(np.abs(fit.scale).reshape(8, supers), 31, 15)
         point = by_super_block(fit.point, supers)
-        out[:, 0:2] = halves(d * np.float32(1.033))
-        out[:, 2:66] = point & 255
-        out[:, 66:74] = np.packbits((point >> 8).astype(np.uint8), axis=1, bitorder="little")
-        out[:, 74:106] = by_super_block(signs, supers)
-        out[:, 106:110] = nibbles(code)
-        self._close_gaps(fit.empty.reshape(8, supers).T, out)
+        write_halves(d * np.float32(1.033), packed, 0)
+        packed[:, 2:66] = point & 255
+        packed[:, 66:74] = np.packbits((point >> 8).astype(np.uint8), axis=1, bitorder="little")
+        packed[:, 74:106] = by_super_block(signs, supers)
+        packed[:, 106:110] = nibbles(code)
+        self._close_gaps(fit.empty.reshape(8, supers).T, packed)
 
     @staticmethod
     def _close_gaps(empty: Floats, out: Bytes) -> None:
@@ -83,11 +79,11 @@ class IQ3S(_IQ3):
             field = out[holes, start : start + size].reshape(-1, 8, size // 8)
             out[holes, start : start + size] = np.take_along_axis(field, order, axis=1).reshape(-1, size)
 
-    def _unpack(self, packed: Bytes, out: Floats) -> None:
+    def _unpack(self, packed: Bytes, values: Floats) -> None:
         high = np.unpackbits(packed[:, 66:74], axis=1, bitorder="little").astype(np.intp)
         code = split_nibbles(packed[:, 106:110])
-        scale = from_halves(packed[:, 0:2]) * (2 * code + 1).astype(np.float32)
-        signed_points(self.name, packed[:, 2:66] | high << 8, packed[:, 74:106], scale, out)
+        scale = read_halves(packed, 0) * (2 * code + 1).astype(np.float32)
+        signed_points(self.name, packed[:, 2:66] | high << 8, packed[:, 74:106], scale, values)
 
 
 class IQ3XXS(_IQ3):
@@ -100,20 +96,20 @@ class IQ3XXS(_IQ3):
     name = "IQ3_XXS"
     reach = 15
 
-    def _pack(self, blocks: Floats, beside: Floats | None, out: Bytes) -> None:
-        supers = len(blocks)
-        x, weight = self._weights(blocks, beside)
+    def _pack(self, x: Floats, beside: Floats | None, packed: Bytes) -> None:
+        supers = len(packed)
+        weight = self._weights(x, beside)
         magnitude, signs = even_signs(x, weight)
         fit = self._fit(magnitude, weight, np.float32(1e-8), "off")
         signs = np.where(fit.empty, 0, signs ^ np.uint8(127) * (fit.scale < 0)).astype(np.uint8)
         d, code = scale_codes(np.abs(fit.scale).reshape(8, supers), 31, 15)
         words = sign_words(signs, code)
-        out[:, 0:2] = halves(d * np.float32(1.0125))
-        out[:, 2:66] = by_super_block(fit.point, supers)
-        out[:, 66:98] = words.view(np.uint8).reshape(supers, 32)
-        out[d == 0] = 0
+        write_halves(d * np.float32(1.0125), packed, 0)
+        packed[:, 2:66] = by_super_block(fit.point, supers)
+        packed[:, 66:98] = words.view(np.uint8).reshape(supers, 32)
+        packed[d == 0] = 0
 
-    def _unpack(self, packed: Bytes, out: Floats) -> None:
+    def _unpack(self, packed: Bytes, values: Floats) -> None:
         signs, code = split_sign_words(np.ascontiguousarray(packed[:, 66:98]).view("<u4"))
-        scale = from_halves(packed[:, 0:2]) * (np.float32(0.5) + code) * np.float32(0.5)
-        signed_points(self.name, packed[:, 2:66].astype(np.intp), signs, scale, out)
+        scale = read_halves(packed, 0) * (np.float32(0.5) + code) * np.float32(0.5)
+        signed_points(self.name, packed[:, 2:66].astype(np.intp), signs, scale, values)

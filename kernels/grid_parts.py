@@ -1,101 +1,25 @@
-"""What the grid types share around the search: importance, signs, block scales, and the way back to weights.
-
-Blocks are columns, and block j of super-block b is column j * B + b of B super-blocks.
-"""
+"""What the grid types share around the search: signs, block scales, and the way back to weights."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from functools import cache
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ._blocks import add_down, nearest_int
+from .columns import SUPER, join_bits, nearest_int, whole_blocks
 from .grid_books import grid_values, sign_bytes
-from .registry import TYPES, Bytes, Floats
+from .registry import Bytes, Floats
 
 Ints = npt.NDArray[np.intp]
 Words = npt.NDArray[np.uint32]
-_Number = TypeVar("_Number", np.int16, np.uint8)
-
-
-SUPER = 256
-"""Weights of a super-block."""
-
-
-class GridCodec(ABC):
-    """A codec that packs super-blocks of 256 weights, `chunk` of them at once; scratch stays below 24 MB."""
-
-    name: str
-    chunk = 1024
-    """Super-blocks that are searched at once: many, as tables are searched with one numpy call each."""
-
-    def quantize(self, rows: Floats, imatrix: Floats | None) -> Bytes:
-        """Pack float32 (n, k) into uint8 (n, row_bytes); Overflow for values beyond the search's range."""
-        n, k = rows.shape
-        blocks = rows.reshape(-1, SUPER)
-        across = None if imatrix is None else imatrix.reshape(-1, SUPER)
-        packed = np.empty((len(blocks), TYPES[self.name].block_bytes), np.uint8)
-        # Scales of tiny blocks underflow and their inverses overflow, here as in the reference.
-        with np.errstate(all="ignore"):
-            for start in range(0, len(blocks), self.chunk):
-                chunk = blocks[start : start + self.chunk]
-                beside = None if across is None else across[(start + np.arange(len(chunk))) % len(across)]
-                self._pack(chunk, beside, packed[start : start + self.chunk])
-        return packed.reshape(n, TYPES[self.name].row_bytes(k))
-
-    def dequantize(self, packed: Bytes, k: int) -> Floats:
-        """Unpack uint8 (n, row_bytes) into float32 (n, k)."""
-        blocks = packed.reshape(-1, TYPES[self.name].block_bytes)
-        rows = np.empty((len(blocks), SUPER), np.float32)
-        with np.errstate(all="ignore"):
-            for start in range(0, len(blocks), self.chunk):
-                self._unpack(blocks[start : start + self.chunk], rows[start : start + self.chunk])
-        return rows.reshape(len(packed), k)
-
-    @abstractmethod
-    def _pack(self, blocks: Floats, beside: Floats | None, out: Bytes) -> None:
-        """Quantize super-blocks (B, 256), with their rows of the importance matrix or None, into `out` (B, bytes)."""
-
-    @abstractmethod
-    def _unpack(self, packed: Bytes, out: Floats) -> None:
-        """Decode super-blocks (B, bytes) into `out` (B, 256), C order."""
-
-
-def to_columns(blocks: Floats, size: int) -> Floats:
-    """Super-blocks (B, 256) as columns (size, 256 / size * B), block j of super-block b in column j * B + b."""
-    columns: Floats = blocks.reshape(-1, SUPER // size, size).transpose(2, 1, 0).reshape(size, -1)
-    return columns
-
-
-def mean_square(x: Floats, factor: int = 1) -> Floats:
-    """`factor` times the mean square (B,) of the super-blocks in the columns x (s, 256 / s * B)."""
-    s = len(x)
-    squares = (x * x).reshape(s, SUPER // s, -1).transpose(1, 0, 2).reshape(SUPER, -1)
-    mean: Floats = np.float32(factor) * add_down(squares) / np.float32(SUPER)
-    return mean
-
-
-def importance(x: Floats, beside: Floats, sigma2: Floats) -> Floats:
-    """Weights beside * sqrt(sigma2 + x^2) of the columns x, `beside` from the importance matrix."""
-    weight = x * x
-    columns = weight.reshape(len(x), -1, len(sigma2))
-    columns += sigma2
-    np.sqrt(weight, out=weight)
-    weight *= beside
-    return weight
 
 
 def sign_bits(x: Floats) -> Bytes:
     """Bit i of byte (g, b) tells whether weight 8 g + i of column b is negative: uint8 (weights / 8, blocks)."""
     negative = (x < 0).view(np.uint8).reshape(-1, 8, x.shape[1])
-    bits: Bytes = negative[:, 7].copy()
-    for weight in range(6, -1, -1):
-        bits <<= 1
-        bits |= negative[:, weight]
-    return bits
+    return join_bits(negative.swapaxes(0, 1), 1)
 
 
 def even_signs(x: Floats, weight: Floats) -> tuple[Floats, Bytes]:
@@ -135,16 +59,15 @@ def scale_codes(scale: Floats, steps: int, top: int) -> tuple[Floats, Bytes]:
     return d, np.where(largest > 0, code, 0).astype(np.uint8)
 
 
-def by_super_block(values: npt.NDArray[_Number], supers: int) -> npt.NDArray[_Number]:
-    """Per-group values (g, blocks) in the order of the weights: (B, groups of a super-block)."""
-    groups = values.reshape(len(values), -1, supers)
-    ordered: npt.NDArray[_Number] = groups.transpose(2, 1, 0).reshape(supers, -1)
+def by_super_block(values: npt.NDArray[Any], supers: int) -> npt.NDArray[Any]:
+    """Figures of groups (g, blocks) in the order of the weights: (B, groups of a super-block)."""
+    ordered: npt.NDArray[Any] = np.ascontiguousarray(whole_blocks(values, supers).T)
     return ordered
 
 
 def nibbles(code: Bytes) -> Bytes:
     """4-bit codes (2 m, B) as bytes (B, m), the even one in the low half."""
-    packed: Bytes = (code[0::2] | code[1::2] << 4).T
+    packed: Bytes = join_bits(code.reshape(-1, 2, code.shape[1]).swapaxes(0, 1), 4).T
     return packed
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from .grid_iq1 import IQ1M, IQ1S
 from .grid_iq2 import IQ2S, IQ2XS, IQ2XXS
 from .grid_iq3 import IQ3S, IQ3XXS
-from .grid_parts import GridCodec
+from .registry import Codec
 
-CODECS: dict[str, GridCodec] = {
+CODECS: dict[str, Codec] = {
     "IQ3_S": IQ3S(),
     "IQ3_XXS": IQ3XXS(),
     "IQ2_S": IQ2S(),

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from .k_blocks import SuperBlocks
-from .k_columns import (
+from .blocks import SuperBlockCodec
+from .columns import (
     SUPER,
+    add_down,
     clip,
-    dot,
-    gather_quarters,
-    half,
-    half_bytes,
-    nearest,
-    read_half,
+    dot_down,
+    importance_weights,
+    join_quarters,
+    mean_square,
+    nearest_int,
+    read_halves,
     round_in_place,
     split_quarters,
-    super_dot,
-    to_columns,
+    to_half,
+    whole_blocks,
+    write_halves,
 )
-from .k_fit_affine import Affine, AffineSearch
-from .k_fit_scale import positive
+from .fit_affine import Affine, AffineSearch
+from .fit_scale import positive
 from .registry import Bytes, Floats
 
 
-@dataclass(frozen=True)
-class Q2K(SuperBlocks):
+class Q2K(SuperBlockCodec):
     """Q2_K: w = d * scale_j * q - dmin * min_j, q of 2 bits, for 16 sub-blocks j of 16 weights.
 
     Super-block of 84 bytes:
@@ -36,33 +35,34 @@ class Q2K(SuperBlocks):
         d, dmin   float16 each
     """
 
-    name: str = "Q2_K"
+    name = "Q2_K"
+    column = 16
 
-    def _pack(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
-        x = to_columns(blocks, 16)
-        if importance is None:
+    def _pack(self, x: Floats, beside: Floats | None, packed: Bytes) -> None:
+        if beside is None:
             weights = np.abs(x)
             fit = AffineSearch(3, first=-0.5, step=0.1, steps=15, absolute=True, leap=True)(x, weights)
         else:
-            weights = _importances(x, to_columns(importance, 16), super_dot(x, x) / np.float32(SUPER))
+            weights = importance_weights(x, beside, mean_square(x))
             fit = AffineSearch(3, first=-0.9, step=0.05, steps=36, leap=True)(x, weights)
-        d, scales, dmin, mins = _shared(fit, weights, 15, weighted=importance is not None)
+        d, scales, dmin, mins = _shared(fit, weights, 15, weighted=beside is not None)
         codes = scales | mins << 4
-        out[:, :16] = codes.T
-        out[:, 80:82], out[:, 82:84] = half_bytes(d), half_bytes(dmin)
-        out[:, 16:80] = gather_quarters(_final_levels(x, fit, half(d) * (codes & 15), half(dmin) * (codes >> 4), 3))
+        levels = _final_levels(x, fit, to_half(d) * (codes & 15), to_half(dmin) * (codes >> 4), 3)
+        packed[:, :16] = codes.T
+        packed[:, 16:80] = join_quarters(whole_blocks(levels, len(packed)))
+        write_halves(d, packed, 80)
+        write_halves(dmin, packed, 82)
 
-    def _unpack(self, packed: Bytes, out: Floats) -> None:
-        step = read_half(packed, 80) * (packed[:, :16] & 15)
-        offset = read_half(packed, 82) * (packed[:, :16] >> 4)
-        out[...] = split_quarters(packed[:, 16:80])
-        by_sub_block = out.reshape(-1, 16, 16)
+    def _unpack(self, packed: Bytes, values: Floats) -> None:
+        step = read_halves(packed, 80) * (packed[:, :16] & 15)
+        offset = read_halves(packed, 82) * (packed[:, :16] >> 4)
+        values[...] = split_quarters(packed[:, 16:80])
+        by_sub_block = values.reshape(-1, 16, 16)
         by_sub_block *= step[:, :, None]
         by_sub_block -= offset[:, :, None]
 
 
-@dataclass(frozen=True)
-class Q45K(SuperBlocks):
+class Q45K(SuperBlockCodec):
     """Q4_K and Q5_K: w = d * scale_j * q - dmin * min_j, q of 4 or 5 bits, for 8 sub-blocks j of 32 weights.
 
     Super-block of 144 or 176 bytes:
@@ -72,40 +72,39 @@ class Q45K(SuperBlocks):
         qs        128 bytes: byte 32 g + l holds bits 0..3 of weight l of sub-blocks 2 g (low) and 2 g + 1 (high)
     """
 
-    name: str
-    bits: int
-    first: float
-    steps: int
+    column = 32
 
-    def _pack(self, blocks: Floats, importance: Floats | None, out: Bytes) -> None:
+    def __init__(self, name: str, *, bits: int, first: float, steps: int) -> None:
+        self.name, self.bits, self.first, self.steps = name, bits, first, steps
+
+    def _pack(self, x: Floats, beside: Floats | None, packed: Bytes) -> None:
         nmax = (1 << self.bits) - 1
-        x = to_columns(blocks, 32)
-        if importance is None:
+        if beside is None:
             weights = np.abs(x)
-            weights += np.sqrt(dot(x, x) / np.float32(32))
+            weights += np.sqrt(dot_down(x, x) / np.float32(32))
             fit = AffineSearch(nmax, first=self.first, step=0.1, steps=self.steps)(x, weights)
         else:
-            sigma2 = np.float32(2) * super_dot(x, x) / np.float32(SUPER)
-            weights = _importances(x, to_columns(importance, 32), sigma2)
+            weights = importance_weights(x, beside, mean_square(x, 2))
             fit = AffineSearch(nmax, first=-0.9, step=0.05, steps=36, leap=True)(x, weights)
-        d, scales, dmin, mins = _shared(fit, weights, 63, weighted=importance is not None)
-        if importance is None or self.bits == 5:
+        d, scales, dmin, mins = _shared(fit, weights, 63, weighted=beside is not None)
+        if beside is None or self.bits == 5:
             scales, mins = np.minimum(scales, 63), np.minimum(mins, 63)
-        out[:, 0:2], out[:, 2:4] = half_bytes(d), half_bytes(dmin)
-        out[:, 4:16] = _pack_six_bits(scales.T, mins.T)
-        scales, mins = (codes.T for codes in _unpack_six_bits(out[:, 4:16]))
-        levels = _final_levels(x, fit, half(d) * scales, half(dmin) * mins, nmax).reshape(32, 8, -1)
+        write_halves(d, packed, 0)
+        write_halves(dmin, packed, 2)
+        packed[:, 4:16] = _pack_six_bits(scales.T, mins.T)
+        scales, mins = (codes.T for codes in _unpack_six_bits(packed[:, 4:16]))
+        levels = _final_levels(x, fit, to_half(d) * scales, to_half(dmin) * mins, nmax).reshape(32, 8, -1)
         pairs = (levels[:, 0::2] & 15) | levels[:, 1::2] << 4
-        out[:, -128:] = pairs.transpose(2, 1, 0).reshape(-1, 128)
+        packed[:, -128:] = pairs.transpose(2, 1, 0).reshape(-1, 128)
         if self.bits == 5:
-            out[:, 16:48] = np.bitwise_or.reduce((levels >> 4) << _EIGHT[:, None], axis=1).T
+            packed[:, 16:48] = np.bitwise_or.reduce((levels >> 4) << _EIGHT[:, None], axis=1).T
 
-    def _unpack(self, packed: Bytes, out: Floats) -> None:
+    def _unpack(self, packed: Bytes, values: Floats) -> None:
         scales, mins = _unpack_six_bits(packed[:, 4:16])
-        step = read_half(packed, 0) * scales
-        offset = read_half(packed, 2) * mins
+        step = read_halves(packed, 0) * scales
+        offset = read_halves(packed, 2) * mins
         pairs = packed[:, -128:].reshape(-1, 4, 32)
-        levels = out.reshape(-1, 8, 32)
+        levels = values.reshape(-1, 8, 32)
         levels[:, 0::2] = pairs & 15
         levels[:, 1::2] = pairs >> 4
         if self.bits == 5:
@@ -117,12 +116,6 @@ class Q45K(SuperBlocks):
 _EIGHT = np.arange(8, dtype=np.uint8)
 
 
-def _importances(x: Floats, importance: Floats, sigma2: Floats) -> Floats:
-    """The weights (s, n) of the search: importance * sqrt(sigma2 + x^2), sigma2 (B,) of the super-block."""
-    spread = np.tile(sigma2, x.shape[1] // len(sigma2))
-    return importance * np.sqrt(spread + x * x)
-
-
 def _shared(fit: Affine, weights: Floats, nmax: int, *, weighted: bool) -> tuple[Floats, Bytes, Floats, Bytes]:
     """Common scale (B,) and codes (j, B) of the sub-blocks' scales, then of their minima; codes may wrap.
 
@@ -131,7 +124,7 @@ def _shared(fit: Affine, weights: Floats, nmax: int, *, weighted: bool) -> tuple
     j = SUPER // len(weights)
     scales, mins = fit.scale.reshape(j, -1), fit.minimum.reshape(j, -1)
     if weighted:
-        sums = np.add.reduce(weights, axis=0).reshape(j, -1)
+        sums = add_down(weights).reshape(j, -1)
         return *positive(scales, sums, nmax), *positive(mins, sums, nmax)
     return *_largest(scales, nmax), *_largest(mins, nmax)
 
@@ -139,7 +132,7 @@ def _shared(fit: Affine, weights: Floats, nmax: int, *, weighted: bool) -> tuple
 def _largest(values: Floats, nmax: int) -> tuple[Floats, Bytes]:
     top = np.fmax(np.fmax.reduce(values, axis=0), np.float32(0))
     inverse = np.where(top > 0, np.float32(nmax) / top, np.float32(0))
-    return top / np.float32(nmax), nearest(inverse * values).astype(np.uint8)
+    return top / np.float32(nmax), nearest_int(inverse * values).astype(np.uint8)
 
 
 def _final_levels(x: Floats, fit: Affine, step: Floats, offset: Floats, nmax: int) -> Bytes:

@@ -1,7 +1,7 @@
 """The k-quants: super-blocks of 256 weights, whose sub-blocks have small integer scales of one float16 scale.
 
 `k_affine` holds the types with a scale and a minimum, `k_symmetric` those with a scale alone; both stand on the
-searches in `k_search` and the arithmetic in `k_columns`.
+searches in `fit_affine` and `fit_scale`.
 """
 
 from __future__ import annotations

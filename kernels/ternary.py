@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ._blocks import BlockCodec, Levels, from_halves, join_bits, largest_magnitude, reciprocal, write_halves
+from .blocks import BlockCodec
+from .columns import Levels, join_quarters, largest_magnitude, read_halves, reciprocal, split_quarters, write_halves
 from .registry import Bytes, Codec, Floats
 
 
@@ -23,10 +24,11 @@ class TQ1(BlockCodec):
     digit after the other. The last four bytes have a fifth digit 0.
     """
 
-    block_size = 256
-    block_bytes = 54
+    name = "TQ1_0"
+    column = 256
+    uses_imatrix = False
 
-    def _pack(self, x: Floats, packed: Bytes) -> None:
+    def _pack(self, x: Floats, beside: Floats | None, packed: Bytes) -> None:
         d, trits = round_to_trits(x)
         packed[:, :32] = _fraction(trits[:160].reshape(5, 32, -1)).T
         packed[:, 32:48] = _fraction(trits[160:240].reshape(5, 16, -1)).T
@@ -38,7 +40,7 @@ class TQ1(BlockCodec):
         _read_digits(packed[:, 32:48], values[:, 160:240])
         _read_digits(packed[:, 48:52], values[:, 240:])
         values -= np.float32(1)
-        values *= from_halves(packed[:, 52:])
+        values *= read_halves(packed, 52)
 
 
 class TQ2(BlockCodec):
@@ -48,21 +50,18 @@ class TQ2(BlockCodec):
     weights 128 + m likewise | d binary16.
     """
 
-    block_size = 256
-    block_bytes = 66
+    name = "TQ2_0"
+    column = 256
+    uses_imatrix = False
 
-    def _pack(self, x: Floats, packed: Bytes) -> None:
+    def _pack(self, x: Floats, beside: Floats | None, packed: Bytes) -> None:
         d, trits = round_to_trits(x)
-        quarters = trits.reshape(2, 4, 32, -1).swapaxes(0, 1)
-        packed[:, :64] = join_bits(quarters, 2).reshape(64, -1).T
+        packed[:, :64] = join_quarters(trits)
         write_halves(d, packed, 64)
 
     def _unpack(self, packed: Bytes, values: Floats) -> None:
-        joined, quarters = packed[:, :64].reshape(-1, 2, 32), values.reshape(-1, 2, 4, 32)
-        for place in range(4):
-            quarters[:, :, place] = (joined >> np.uint8(2 * place)) & np.uint8(3)
-        values -= np.float32(1)
-        values *= from_halves(packed[:, 64:])
+        np.subtract(split_quarters(packed[:, :64]), np.float32(1), out=values)
+        values *= read_halves(packed, 64)
 
 
 def round_to_trits(x: Floats) -> tuple[Floats, Levels]:

@@ -1,43 +1,11 @@
-"""MXFP4 and NVFP4 against libggml."""
+"""MXFP4 and NVFP4: the borders between their scales and between their values."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from quantdeck.kernels import TYPES, quantize
-from support import rows
-from support.exact import assert_exact, assert_reads_alike, drawn_rows, odd_rows, random_bytes, sample_tensors
-
-NAMES = ("MXFP4", "NVFP4")
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", rows.KINDS)
-def test_every_kind_of_rows(name: str, kind: str) -> None:
-    for n, k in ((1, 64), (1, 192), (7, 192), (5, 4096)):
-        x = rows.make(kind, n, k, seed=k)
-        assert_exact(x, name)
-        assert_exact(x, name, rows.imatrix(k))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_several_chunks(name: str) -> None:
-    assert_exact(rows.make("gaussian", 129, 2112), name)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_trained_weights(name: str) -> None:
-    for x in sample_tensors(64):
-        assert_exact(x, name)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_odd_blocks(name: str) -> None:
-    for seed in range(60):
-        assert_exact(odd_rows(np.random.default_rng(seed), 24, 1024), name)
+from support.exact import assert_exact
 
 
 def leading(values: np.ndarray, k: int, rest: float = 0.0) -> np.ndarray:
@@ -63,7 +31,7 @@ def test_scales_of_every_size() -> None:
     assert_exact(x, "NVFP4")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["MXFP4", "NVFP4"])
 def test_weights_at_midpoints(name: str) -> None:
     rng = np.random.default_rng(5)
     midpoints = np.float32([0.5, 1.5, 2.5, 3.5, 5, 7, 10])
@@ -82,21 +50,3 @@ def test_weights_beyond_the_largest_scale() -> None:
     assert_exact(x.astype(np.float32), "NVFP4")
     x = rng.choice([-1, 1], (4000, 64)) * 2.0 ** rng.uniform(20, 40, (4000, 1))
     assert_exact(x.astype(np.float32), "NVFP4")
-
-
-@pytest.mark.parametrize("name", NAMES)
-@given(data=st.data())
-@settings(max_examples=60, deadline=None)
-def test_drawn_rows(name: str, data: st.DataObject) -> None:
-    x, imatrix = data.draw(drawn_rows(TYPES[name].block_size))
-    assert_exact(x, name, imatrix)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_reads_any_bytes(name: str) -> None:
-    assert_reads_alike(random_bytes(name, 640, n=400), name, 640)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_no_rows(name: str) -> None:
-    assert quantize(np.zeros((0, 64), np.float32), name).shape[0] == 0

@@ -7,19 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantdeck.kernels import quantize
-from support import rows
-from support.exact import assert_exact, assert_reads_alike, random_bytes
+from support.exact import assert_exact
 
 NAMES = ("F32", "F16", "BF16")
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", rows.KINDS)
-def test_every_kind_of_rows(name: str, kind: str) -> None:
-    for n, k in ((1, 16), (3, 80), (17, 4096)):
-        assert_exact(rows.make(kind, n, k), name)
-        assert_exact(rows.make(kind, n, k), name, rows.imatrix(k))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -42,16 +32,7 @@ def test_midpoints_and_their_neighbours(name: str) -> None:
     assert_exact(x[np.isfinite(x)][None], name)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_reads_any_bytes(name: str) -> None:
-    assert_reads_alike(random_bytes(name, 4096), name, 4096)
-
-
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1), st.sampled_from(NAMES))
 @settings(max_examples=200, deadline=None)
 def test_drawn_floats(values: list[float], name: str) -> None:
     assert_exact(np.array([values], np.float32), name)
-
-
-def test_no_rows() -> None:
-    assert quantize(np.zeros((0, 8), np.float32), "F16").shape == (0, 16)

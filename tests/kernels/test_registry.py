@@ -17,8 +17,7 @@ def test_types_are_those_of_ggml(name: str) -> None:
     assert traits.type_name.decode().upper() == name
     assert (traits.blck_size, traits.type_size) == (kind.block_size, kind.block_bytes)
     assert traits.is_quantized == kind.quantized
-    # For IQ1_M libggml has a search without one that llama.cpp's own quantizer refuses to use, and so do we.
-    assert kind.needs_imatrix or not ggml.library().ggml_quantize_requires_imatrix(kind.ggml_id) & 1
+    assert kind.needs_imatrix == bool(ggml.library().ggml_quantize_requires_imatrix(kind.ggml_id) & 1)
 
 
 @pytest.mark.parametrize("name", TYPES)

@@ -44,9 +44,20 @@ def random_bytes(name: str, k: int, n: int = 64, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (n, TYPES[name].row_bytes(k)), np.uint8)
 
 
-def importances(k: int) -> list[np.ndarray | None]:
-    """No importance matrix, a usual one, one with zeros, one of zeros alone."""
-    return [None, rows.imatrix(k), rows.imatrix(k, 1, zeros=True), np.zeros(k, np.float32)]
+def unit(name: str) -> int:
+    """Weights of a block, or of the smallest row that has the structure of `rows`."""
+    return max(TYPES[name].block_size, 16)
+
+
+def largest(name: str) -> float:
+    """Magnitude up to which libggml can quantize: the sums of the grid types overflow, and it ends the process."""
+    return 1e9 if TYPES[name].family == "grid_quants" else 3e38
+
+
+def importances(name: str, k: int) -> list[np.ndarray | None]:
+    """No importance matrix (where the type can do without), a usual one, one with zeros, one of zeros alone."""
+    matrices = [rows.imatrix(k), rows.imatrix(k, 1, zeros=True), np.zeros(k, np.float32)]
+    return matrices if TYPES[name].needs_imatrix else [None, *matrices]
 
 
 def sample_tensors(multiple: int) -> list[np.ndarray]:
@@ -57,8 +68,11 @@ def sample_tensors(multiple: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(matrix, np.float32) for matrix in matrices]
 
 
-def odd_rows(rng: np.random.Generator, n: int, k: int) -> np.ndarray:
-    """float32 (n, k) of blocks of 16 with odd structure: few values, ties, zeros of both signs, far-apart scales."""
+def odd_rows(rng: np.random.Generator, name: str, n: int, k: int) -> np.ndarray:
+    """float32 (n, k) of blocks of 16 with odd structure: few values, ties, zeros of both signs, far-apart scales.
+
+    Magnitudes go up to the largest that the type can take.
+    """
     x = rng.normal(0, 1, (n, k // 16, 16))
     shape = (n, k // 16, 1)
     kinds = rng.integers(0, 9, shape)
@@ -79,15 +93,16 @@ def odd_rows(rng: np.random.Generator, n: int, k: int) -> np.ndarray:
     x = x * 10.0 ** (spread * rng.normal(0, 2, shape)) * 10.0 ** rng.choice([0, -2, -10, -19, -36, -39, -43, 4, 15, 30])
     x = x.reshape(n, k)
     flip = rng.random((n, k)) < rng.choice([0, 0.5], (n, 1))
-    return np.ascontiguousarray(np.clip(np.where(flip, -x, x), -3e38, 3e38), np.float32)
+    return np.ascontiguousarray(np.clip(np.where(flip, -x, x), -largest(name), largest(name)), np.float32)
 
 
 @st.composite
-def drawn_rows(draw: st.DrawFn, block: int) -> tuple[np.ndarray, np.ndarray | None]:
+def drawn_rows(draw: st.DrawFn, name: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Rows of a drawn kind, shape, scale and sign, with or without an importance matrix."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    n, k = draw(st.integers(1, 9)), block * draw(st.integers(1, 9))
+    n, k = draw(st.integers(1, 9)), unit(name) * draw(st.integers(1, 9))
     kind = draw(st.sampled_from([*sorted(rows.KINDS), "odd", "odd"]))
-    x = odd_rows(rng, n, k) if kind == "odd" else rows.make(kind, n, k, int(rng.integers(1 << 30)))
+    x = odd_rows(rng, name, n, k) if kind == "odd" else rows.make(kind, n, k, int(rng.integers(1 << 30)))
     scale = np.float32(draw(st.sampled_from([1, -1, 0.5, 3, 1e-4, 1e-12])))
-    return np.clip(x, -1e38, 1e38) * scale, draw(st.sampled_from(importances(k)))
+    most = np.float32(largest(name) / 3)
+    return np.clip(x, -most, most) * scale, draw(st.sampled_from(importances(name, k)))

@@ -9,11 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .k_columns import aligned, clip, dot, dot3, first_largest, nearest, round_in_place
+from .columns import EPSILON, add_down, aligned, clip, dot_down, first_largest, nearest_int, round_in_place
 from .registry import Bytes, Floats
-
-EPSILON = np.float32(1e-15)
-"""A block whose largest magnitude is below this counts as all zero."""
 
 
 def symmetric(x: Floats, weights: Floats, nmax: int, *, finite: bool = True) -> tuple[Floats, Floats]:
@@ -25,8 +22,7 @@ def symmetric(x: Floats, weights: Floats, nmax: int, *, finite: bool = True) -> 
     """
     rounding = np.rint if finite else _round_as_c
     peak = first_largest(x)
-    # Not `<`: scales of scales may be NaN, which never is a peak.
-    flat = np.flatnonzero(~(np.abs(peak) >= EPSILON))
+    flat = np.flatnonzero(np.abs(peak) < EPSILON)
     peak[flat] = 1
     weighted = weights * x
     levels = aligned(x.shape)
@@ -35,8 +31,8 @@ def symmetric(x: Floats, weights: Floats, nmax: int, *, finite: bool = True) -> 
         np.divide(-(np.float32(nmax) + np.float32(0.1) * np.float32(trial)), peak, out=inverse)
         # Below nmax - 1/2 nothing can round out of range.
         _symmetric_levels(x, inverse, nmax, levels, clipped=trial > -6 or not finite, rounding=rounding)
-        dot(weighted, levels, out=sum_xl)
-        dot3(weights, levels, levels, out=sum_l2)
+        dot_down(weighted, levels, out=sum_xl)
+        dot_down(weights, levels, levels, out=sum_l2)
         if trial == 0:
             won = inverse.copy()
             np.divide(sum_xl, sum_l2, out=scale)
@@ -90,7 +86,7 @@ def _symmetric_levels(
 
 
 def _round_as_c(x: Floats, *, out: Floats) -> None:
-    out[...] = nearest(x)
+    out[...] = nearest_int(x)
 
 
 def positive(x: Floats, weights: Floats, nmax: int) -> tuple[Floats, Bytes]:
@@ -104,15 +100,15 @@ def positive(x: Floats, weights: Floats, nmax: int) -> tuple[Floats, Bytes]:
     top[flat] = 1
     inverse = np.float32(nmax) / top
     # The first trial's codes alone are not clipped, and wrap like C's uint8.
-    codes = (nearest(x * inverse) & 255).astype(np.float32)
+    codes = (nearest_int(x * inverse) & 255).astype(np.float32)
     error = _positive_error(x, weights, codes, inverse)
     for trial in (-4, -3, -2, -1, 1, 2, 3, 4):
         trial_inverse = (np.float32(0.1) * np.float32(trial) + np.float32(nmax)) / top
-        codes = np.minimum(nearest(x * trial_inverse), nmax).astype(np.float32)
+        codes = np.minimum(nearest_int(x * trial_inverse), nmax).astype(np.float32)
         trial_error = _positive_error(x, weights, codes, trial_inverse)
         np.copyto(inverse, trial_inverse, where=trial_error < error)
         np.fmin(error, trial_error, out=error)
-    codes = np.minimum(nearest(x * inverse), nmax).astype(np.float32)
+    codes = np.minimum(nearest_int(x * inverse), nmax).astype(np.float32)
     scale = _refined(x, weights, codes, nmax=nmax, signed=False)
     scale[flat] = 0
     codes[:, flat] = 0
@@ -121,7 +117,7 @@ def positive(x: Floats, weights: Floats, nmax: int) -> tuple[Floats, Bytes]:
 
 def _positive_error(x: Floats, weights: Floats, codes: Floats, inverse: Floats) -> Floats:
     difference = x - np.float32(1) / inverse * codes
-    return dot3(weights, difference, difference)
+    return dot_down(weights, difference, difference)
 
 
 def _refined(x: Floats, weights: Floats, levels: Floats, *, nmax: int, signed: bool) -> Floats:
@@ -133,7 +129,7 @@ def _refined(x: Floats, weights: Floats, levels: Floats, *, nmax: int, signed: b
     # What each element has in the sums; C adds these products too.
     part_xl, part_l2 = weighted * levels, weights * levels
     part_l2 *= levels
-    sums = np.stack((np.add.reduce(part_xl, axis=0), np.add.reduce(part_l2, axis=0)))
+    sums = np.stack((add_down(part_xl), add_down(part_l2)))
     if not signed and levels.min(initial=0) < 0:
         levels %= np.float32(256)
         part_xl, part_l2 = weighted * levels, weights * levels * levels

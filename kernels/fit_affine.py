@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .k_columns import ROUNDABLE, aligned, clip, dot, dot3, nearest
+from .columns import ROUNDABLE, add_down, aligned, clip, dot_down, first_smallest, nearest_int
 from .registry import Floats
 
 Indices = npt.NDArray[np.intp]
@@ -33,7 +33,7 @@ class Affine:
 
     def levels(self, x: Floats, nmax: int) -> Floats:
         """The levels (s, n) of the step that won."""
-        levels = nearest((x - self.base) * self.inverse).astype(np.float32)
+        levels = nearest_int((x - self.base) * self.inverse).astype(np.float32)
         return np.clip(levels, np.float32(0), np.float32(nmax), out=levels)
 
     def __getitem__(self, which: Indices) -> Affine:
@@ -105,14 +105,14 @@ class AffineSearch:
         """What stays fixed of each column, and the first trial: from the least value (or 0) to the largest, no fit."""
         given, best = aligned((7, x.shape[1])), aligned((5, x.shape[1]))
         low, high = given[:2]
-        np.minimum.reduce(x, axis=0, out=low)
+        low[...] = first_smallest(x)
         np.maximum.reduce(x, axis=0, out=high)
-        base = np.minimum(low, np.float32(0))
+        base = np.where(low > 0, np.float32(0), low)
         # A flat column is 0 above its base, in any range; it must not divide by zero, and nothing improves it.
         flat = np.flatnonzero(high <= base)
         high[flat] = 1
-        np.add.reduce(weights, axis=0, out=given[2])
-        dot(weights, x, out=given[3])
+        add_down(weights, out=given[2])
+        dot_down(weights, x, out=given[3])
         best[3:] = base
         np.divide(self._nmax, high - base, out=best[2])
         np.divide(np.float32(1), best[2], out=best[1])
@@ -150,7 +150,7 @@ class AffineSearch:
         farthest *= inverse
         in_range = bool(np.minimum.reduce(farthest) >= -ROUNDABLE and np.maximum.reduce(farthest) <= ROUNDABLE)
         if not in_range:
-            levels[...] = nearest(levels)
+            levels[...] = nearest_int(levels)
         elif not self._leap:
             np.rint(levels, out=levels)
         clip(levels, np.float32(0), self._nmax, out=levels)
@@ -178,9 +178,9 @@ class AffineSearch:
         """Scale and minimum from the levels, into `trial`; NaN scale where there is no fit."""
         sum_w, sum_x, sum_l, sum_l2, sum_xl = given[2:]
         _, scale, _, minimum = trial
-        np.add.reduce(weighted, axis=0, out=sum_l)
-        dot(weighted, levels, out=sum_l2)
-        dot(weighted, x, out=sum_xl)
+        add_down(weighted, out=sum_l)
+        dot_down(weighted, levels, out=sum_l2)
+        dot_down(weighted, x, out=sum_xl)
         D = sum_w * sum_l2
         D -= sum_l * sum_l
         np.multiply(sum_w, sum_xl, out=scale)
@@ -203,6 +203,6 @@ class AffineSearch:
         np.add(levels, minimum, out=levels)
         np.subtract(levels, x, out=levels)
         if self._absolute:
-            dot(weights, np.abs(levels, out=levels), out=error)
+            dot_down(weights, np.abs(levels, out=levels), out=error)
         else:
-            dot3(levels, levels, weights, out=error)
+            dot_down(levels, levels, weights, out=error)
