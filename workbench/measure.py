@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 MEASURED_ELSEWHERE = "measured here, made elsewhere"
 _QUESTION_CONTEXT = 512
+_LARGEST_PROGRAM = 256 << 20
 _LARGEST_QUESTIONS = 64 << 20
 # A file is written before it is registered; clocks of network disks may be a little ahead.
 _CLOCK_SLACK = 5.0
@@ -136,7 +137,7 @@ def measure(
         lambda share: on_progress(MeasureProgress("measuring speed and memory", share)),
         cancelled,
     )
-    learn(session, model, trial)
+    learn(session, model, trial, estimated)
     questions, notes = _ask(session, path, entry, settings, on_progress, cancelled)
     evaluation = _evaluate(session, path, settings, on_progress, cancelled)
     result = Measurement(path, entry, evaluation, questions, trial, estimated, tuple(notes))
@@ -192,20 +193,25 @@ def estimate(session: Session, model: Model, context: int) -> Estimated:
     from .advice import Estimator, Setup
     from .advice.machine import this_machine
 
-    hardware, bandwidth = session.machine(model.path.parent)
-    row = Estimator(model).as_it_is(this_machine(hardware, bandwidth), Setup(context), session.corrections)
+    machine = this_machine(*session.machine(model.path.parent))
+    row = Estimator(model).as_it_is(machine, Setup(context), session.corrections)
     on_cpu = row.placement.where == "cpu"
-    return Estimated(row.memory.total if on_cpu else 0, row.tokens_per_second)
+    return Estimated(row.memory.total + session.program_bytes if on_cpu else 0, row.tokens_per_second)
 
 
-def learn(session: Session, model: Model, trial: Trial) -> None:
-    """Keep in the profile how fast this machine really is, so that the next estimates are better."""
+def learn(session: Session, model: Model, trial: Trial, estimated: Estimated) -> None:
+    """Keep in the profile how fast this machine really is, and what the program itself takes of its memory."""
     from .advice import Estimator, Setup
     from .advice.machine import this_machine
 
     machine = this_machine(*session.machine(model.path.parent))
     setup = Setup(trial.context)
-    session.correct(Estimator(model).learned(machine, setup, trial.tokens_per_second, session.corrections))
+    corrections = Estimator(model).learned(machine, setup, trial.tokens_per_second, session.corrections)
+    program = session.program_bytes
+    if estimated.memory and trial.peak_memory:
+        # Half-way, so that one odd run does not spoil what many have taught.
+        program += (trial.peak_memory - estimated.memory) // 2
+    session.correct(corrections, min(_LARGEST_PROGRAM, max(0, program)))
 
 
 def figures(result: Measurement, settings: MeasureSettings) -> list[Figure]:

@@ -71,8 +71,8 @@ class ChatSettings:
 class Profile:
     """Everything that is remembered between two starts.
 
-    `wizard` holds answers by question, `keys` key names by the id of a binding, `corrections` factors learned on this
-    machine by name (measured over estimated), `recent_models` paths, the latest first.
+    `wizard` holds answers by question, `keys` key names by the id of a binding, `corrections` what was learned on this
+    machine by name (efficiencies, and bytes of the program itself), `recent_models` paths, the latest first.
     """
 
     theme: str = ""

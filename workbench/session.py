@@ -30,6 +30,8 @@ SAMPLE_WORD = "sample"
 DEFAULT_CONTEXT = 4096
 BYTES_A_THREAD = 128 << 20
 CPU_TYPE = "cpu-"
+PROGRAM = "program-bytes"
+PROGRAM_BYTES = 48 << 20
 
 
 class Session:
@@ -174,7 +176,10 @@ class Session:
         return llama
 
     def load_settings(self, model: Path) -> LoadSettings:
-        """Context and threads from the profile; a context that nobody chose is the model's own, up to 4,096 tokens."""
+        """Context and threads from the profile; a context that nobody chose is the model's own, up to 4,096 tokens.
+
+        The file is mapped unless it would be in memory twice.
+        """
         from .llama import LoadSettings, default_threads
         from .model import read_model
 
@@ -185,7 +190,15 @@ class Session:
             context = min(trained, DEFAULT_CONTEXT) if isinstance(trained, int) and trained > 0 else DEFAULT_CONTEXT
         # Threads of a small model wait for each other longer than they compute, above all on a busy machine.
         threads = chat.threads or min(default_threads(), 1 + header.n_bytes // BYTES_A_THREAD)
-        return LoadSettings(context=context, threads=threads)
+        return LoadSettings(context=context, threads=threads, memory_map=not self._better_read(header))
+
+    def _better_read(self, model: Model) -> bool:
+        from .advice.repack import better_read
+
+        hardware = self.profile.hardware
+        if hardware is None or (hardware.gpus and hardware.gpu_offload is not False):
+            return False
+        return better_read(model, hardware.cpu.features, hardware.memory.usable)
 
     def imatrices(self, model: Model) -> tuple[Found, ...]:
         """Importance matrices at hand that fit a model, the best first."""
@@ -220,9 +233,14 @@ class Session:
         types = {key[len(CPU_TYPE) :]: value for key, value in learned.items() if key.startswith(CPU_TYPE)}
         return Corrections(cpu=learned.get("cpu"), gpu=learned.get("gpu"), types=types)
 
-    def correct(self, corrections: Corrections) -> None:
-        """Keep what was learned of this machine's speed."""
-        values = {"cpu": corrections.cpu, "gpu": corrections.gpu}
+    @property
+    def program_bytes(self) -> int:
+        """What a child takes beside the model: Python, numpy and llama.cpp's own code and tables."""
+        return int(self.profile.corrections.get(PROGRAM, PROGRAM_BYTES))
+
+    def correct(self, corrections: Corrections, program_bytes: int) -> None:
+        """Keep what was learned of this machine: its speed, and `program_bytes`."""
+        values = {"cpu": corrections.cpu, "gpu": corrections.gpu, PROGRAM: float(program_bytes)}
         values |= {CPU_TYPE + kind: value for kind, value in corrections.types.items()}
         known = {name: round(value, 4) for name, value in values.items() if value is not None}
         self.change_profile(lambda profile: replace(profile, corrections={**profile.corrections, **known}))
