@@ -17,7 +17,7 @@ from textual.screen import Screen
 from ..workbench.session import Session
 from ..workbench.text import printable
 from .describe import STATUS_WORDS, running_words
-from .messages import OpenChat, OpenJob, OpenWizard
+from .messages import OpenChat, OpenHub, OpenJob, OpenWizard
 from .screens.room import Room
 from .theme import textual_theme
 from .widgets.title import TitleLine
@@ -40,6 +40,7 @@ ROOMS = {
     "chat": "ChatRoom",
     "compare": "CompareRoom",
     "library": "LibraryRoom",
+    "hub": "HubRoom",
 }
 
 
@@ -55,6 +56,7 @@ class Workbench(App[None]):
         Binding("4", "switch_mode('chat')", "Chat", show=False),
         Binding("5", "switch_mode('compare')", "Compare", show=False),
         Binding("6", "switch_mode('library')", "Library", show=False),
+        Binding("7", "switch_mode('hub')", "Hub", show=False),
         Binding("question_mark", "help", "Help", key_display="?"),
         Binding("t", "themes", "Theme"),
         Binding("q", "quit", "Quit"),
@@ -105,6 +107,10 @@ class Workbench(App[None]):
         """Choose a quantization for a model."""
         await self.switch_mode("wizard")
         cast("WizardRoom", self.screen).open(message.model)
+
+    async def on_open_hub(self, message: OpenHub) -> None:
+        """Look for a model on the Hub."""
+        await self.switch_mode("hub")
 
     async def on_open_job(self, message: OpenJob) -> None:
         """Watch a job."""

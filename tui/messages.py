@@ -23,6 +23,11 @@ class OpenWizard(Message):
 
 
 @dataclass
+class OpenHub(Message):
+    """Look for a model on the Hub."""
+
+
+@dataclass
 class OpenJob(Message):
     """Show this job."""
 

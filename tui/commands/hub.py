@@ -10,9 +10,7 @@ from typing import Any
 from ...workbench.errors import BadArgument, ModelNotFound, QuantdeckError
 from ...workbench.hub import (
     Downloads,
-    DownloadSnapshot,
     Fitted,
-    Found,
     Hub,
     Offer,
     Reference,
@@ -23,15 +21,18 @@ from ...workbench.hub import (
     plan_download,
 )
 from ...workbench.session import Session, open_session
-from ...workbench.text import count, duration, printable, size
-from ..describe import speed_words
+from ...workbench.text import printable, size
+from ..hub_words import (
+    FOUND_COLUMNS,
+    FOUND_COLUMNS_RIGHT,
+    OFFER_COLUMNS,
+    OFFER_COLUMNS_RIGHT,
+    download_words,
+    found_cells,
+    offer_cells,
+    shop_headline,
+)
 from ..terminal import Terminal
-
-FOUND_COLUMNS = ["repository", "downloads", "likes", "updated", ""]
-FOUND_COLUMNS_RIGHT = [1, 2]
-OFFER_COLUMNS = ["level", "file", "size", "memory", "fits", "t/s", ""]
-OFFER_COLUMNS_RIGHT = [2, 3, 5]
-KINDS = {"projector": "vision part", "imatrix": "imatrix", "checkpoint": "16 bits", "other": "other"}
 
 
 def run_search(arguments: argparse.Namespace) -> int:
@@ -164,46 +165,6 @@ def _follow(downloads: Downloads, download: str, terminal: Terminal) -> int:
     return snapshot.exit_code or QuantdeckError.exit_code
 
 
-def found_cells(found: Found) -> list[str]:
-    """A repository as a row."""
-    marks = ["gated" if found.gated else "", "private" if found.private else ""]
-    return [
-        found.id,
-        count(found.downloads).replace(" ", ""),
-        count(found.likes).replace(" ", ""),
-        found.updated[:10],
-        " ".join(filter(None, marks)),
-    ]
-
-
-def offer_cells(row: Fitted, best: Fitted | None) -> list[str]:
-    """An offer as a row: what it takes here."""
-    offer = row.offer
-    shards = f" ({len(offer.parts)} files)" if len(offer.parts) > 1 else ""
-    note = "to quantize here" if offer.can_be_quantized else "take this" if row is best else ""
-    if offer.missing:
-        note = f"{offer.missing} shards missing"
-    return [
-        offer.level or KINDS.get(offer.kind, "?"),
-        (offer.name or "checkpoint") + shards,
-        size(offer.n_bytes),
-        size(row.memory.total) if row.memory else "",
-        row.fits,
-        speed_words(row.tokens_per_second) if row.tokens_per_second is not None else "",
-        note,
-    ]
-
-
-def shop_headline(shop: Shop) -> str:
-    """The answer to "is there a ready-made quant that fits?" in a line."""
-    if shop.best:
-        fits = "fits" if shop.best.fits == "yes" else "fits tightly"
-        return f"{shop.best.offer.level} {fits} here with a context of {shop.setup.context:,} tokens"
-    if any(row.offer.can_be_quantized for row in shop.rows):
-        return "No ready-made quant that fits, but one can be made here"
-    return "Nothing in this repository fits here"
-
-
 def say_shop(shop: Shop, terminal: Terminal) -> None:
     """A repository in words."""
     about = shop.repository.about
@@ -254,17 +215,3 @@ def _offer_document(row: Fitted) -> dict[str, Any]:
         "fits": row.fits or None,
         "tokens_per_second": row.tokens_per_second,
     }
-
-
-def download_words(snapshot: DownloadSnapshot) -> str:
-    """How a download stands, in one line."""
-    done = f"{100 * snapshot.fraction:.0f} % · {size(snapshot.bytes_done)} of {size(snapshot.request.n_bytes)}"
-    if snapshot.status == "running":
-        left = f"{duration(snapshot.seconds_left)} left" if snapshot.seconds_left is not None else "time left not known"
-        return f"{done} · {size(snapshot.rate)}/s · {left}"
-    if snapshot.status == "checking":
-        return f"{done} · checking the hash"
-    if snapshot.status == "done":
-        return f"done, {size(snapshot.request.n_bytes)}, hash checked"
-    words = "cut off" if snapshot.status == "interrupted" else snapshot.status
-    return f"{words} at {done}" + (f" · {snapshot.message}" if snapshot.message else "")

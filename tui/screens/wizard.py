@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -24,7 +24,7 @@ from ...workbench.sample import SAMPLE
 from ...workbench.session import Session, model_path, user_path
 from ...workbench.text import printable
 from ..describe import calibration_words, default_output, step_words, wants_imatrix
-from ..messages import OpenJob
+from ..messages import OpenHub, OpenJob
 from ..widgets.imatrix import ImatrixPane
 from ..widgets.plan import PlanPane
 from ..widgets.question import ModelPane, QuestionPane
@@ -44,7 +44,7 @@ class WizardRoom(Room):
     HELP = """
 Choose a model, answer a few questions (every answer is filled in from what this machine is, so that Enter, Enter,
 Enter is a sensible way), and look at the ranked levels: file size from the model's real tensors, memory at your
-context, and the speed to expect. The recommended level is under the cursor; any other can be chosen. Levels with few
+context, and the speed to expect. Quality is what was measured of this model (room 5) where it was. The recommended level is under the cursor; any other can be chosen. Levels with few
 bits ask for an importance matrix: use one that is there, or let the model read a text now (calibration). The plan shows
 what will be made before anything is written. Esc or Backspace goes one step back.
 """
@@ -121,7 +121,12 @@ what will be made before anything is written. Esc or Backspace goes one step bac
         assert self._walk is not None
         if self._walk.done:
             walk = self._walk
-            self.in_background(lambda: self.session.advise(walk), self._advised)
+            model = self._model
+            assert model is not None
+            self.in_background(
+                lambda: (self.session.advise(walk), self.session.measured_quality(model)),
+                lambda found: self._advised(*found),
+            )
             return
         self.query_one(QuestionPane).show(self._walk)
         self._show("question")
@@ -136,6 +141,9 @@ what will be made before anything is written. Esc or Backspace goes one step bac
             self._choose_imatrix(event.option.id)
 
     def _choose_model(self, choice: str) -> None:
+        if choice == ModelPane.HUB:
+            self.post_message(OpenHub())
+            return
         if choice != ModelPane.OTHER:
             self._open_named(choice)
             return
@@ -171,9 +179,9 @@ what will be made before anything is written. Esc or Backspace goes one step bac
 
     # -- step 3: the levels ------------------------------------------------------------------------------------------
 
-    def _advised(self, advice: Advice) -> None:
+    def _advised(self, advice: Advice, measured: Mapping[str, str]) -> None:
         self._advice = advice
-        self.query_one(ResultPane).show(advice)
+        self.query_one(ResultPane).show(advice, measured)
         self._show("result")
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:

@@ -19,7 +19,7 @@ from ...workbench.text import parse_size, printable, size
 class ModelPane(Vertical):
     """The built-in sample, the latest models, and any other file."""
 
-    OTHER = "other"
+    OTHER, HUB = "other", "hub"
 
     def compose(self) -> ComposeResult:
         yield Static("Which model shall be quantized?", classes="title")
@@ -32,6 +32,7 @@ class ModelPane(Vertical):
         choices.add_option(Option("The built-in sample model (4 M parameters): try everything in seconds", SAMPLE_WORD))
         choices.add_options(Option(f"{Path(path).name}   {Path(path).parent}", path) for path in recent)
         choices.add_option(Option("Another file …", self.OTHER))
+        choices.add_option(Option("Find one on the Hub …", self.HUB))
         choices.highlighted = 0
 
     @property

@@ -7,7 +7,7 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
-ROOMS = {"1": "Machine", "2": "Wizard", "3": "Jobs", "4": "Chat", "5": "Compare", "6": "Library"}
+ROOMS = {"1": "Machine", "2": "Wizard", "3": "Jobs", "4": "Chat", "5": "Compare", "6": "Library", "7": "Hub"}
 
 
 class TitleLine(Horizontal):

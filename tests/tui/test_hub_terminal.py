@@ -1,0 +1,120 @@
+"""The Hub's room in a real pseudo-terminal, against the loopback Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.command import COMMAND
+from support.hub_files import quantized, sample
+from support.hub_server import HubServer, hub_server
+from support.terminal import Terminal
+
+Start = Callable[..., Terminal]
+NAME = "bartowski/Small-4M-Instruct-GGUF"
+
+
+@pytest.fixture
+def server(environ: dict[str, str], tmp_path: Path) -> Iterator[HubServer]:
+    environ.pop("HF_TOKEN", None)
+    with hub_server() as served:
+        environ |= {"HF_ENDPOINT": served.endpoint, "HF_HOME": str(tmp_path / "hf")}
+        stem = "Small-4M-Instruct"
+        files = {f"{stem}-{level}.gguf": quantized(level) for level in ("Q8_0", "Q4_K_M")}
+        served.add(NAME, {**files, f"{stem}-F16.gguf": sample()}, downloads=1000)
+        served.add("unsloth/Other-GGUF", {}, downloads=5, gated="auto")
+        yield served
+
+
+@pytest.fixture
+def start(environ: dict[str, str], server: HubServer) -> Iterator[Start]:
+    opened: list[Terminal] = []
+
+    def run(columns: int = 80, rows: int = 24) -> Terminal:
+        opened.append(Terminal([*COMMAND], environ, columns, rows))
+        opened[-1].wait_for("usable of")
+        return opened[-1]
+
+    yield run
+    for terminal in opened:
+        terminal.end()
+
+
+def test_from_an_empty_machine_to_a_chat_with_a_fitting_quant(start: Start) -> None:
+    terminal = start()
+    terminal.press("2")
+    terminal.wait_for("Find one on the Hub")
+    terminal.press("up", "enter")
+    terminal.wait_for("Search the Hub")
+    terminal.type("small")
+    terminal.press("enter")
+    terminal.wait_for("1 repositories")
+    terminal.press("enter")
+    terminal.wait_for("Q8_0 fits here")
+    terminal.press("enter")
+    terminal.wait_for("Download Small-4M-Instruct-Q8_0.gguf")
+    terminal.press("y")
+    terminal.wait_for("Enter talks to it", 60)
+    terminal.press("enter")
+    terminal.wait_for("context 512 tokens", 60)
+    assert terminal.presses <= 15
+    terminal.type("What is the capital of France?")
+    terminal.press("enter")
+    terminal.wait_for("tokens/s ·", 60)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+def test_the_room_fits_the_terminal(start: Start, size: tuple[int, int]) -> None:
+    terminal = start(*size)
+    terminal.press("7")
+    terminal.wait_for("bartowski")
+    assert "7 Hub" in terminal.text().splitlines()[0]
+    terminal.press("esc")
+    terminal.wait_for("Quit")
+    assert not terminal.text().splitlines()[-1].endswith("…")
+    terminal.press("u")
+    terminal.wait_for("1 repositories of unsloth")
+    terminal.wait_for("gated")
+    terminal.press("o")
+    terminal.wait_for("by likes")
+
+
+def test_progress_pause_and_cancel(start: Start, server: HubServer) -> None:
+    terminal = start()
+    terminal.press("7")
+    terminal.wait_for("Search the Hub")
+    terminal.type(NAME)
+    terminal.press("enter")
+    terminal.wait_for("Q8_0 fits here", 40)
+    terminal.press("enter")
+    terminal.wait_for("Download Small")
+    server.bytes_per_second = 400_000
+    terminal.press("y")
+    terminal.wait_for("/s · ")
+    terminal.wait_for(" left")
+    terminal.press("p")
+    terminal.wait_for("p goes on")
+    terminal.press("p")
+    terminal.wait_for("/s · ")
+    terminal.press("c")
+    terminal.wait_for("Cancel the download")
+    terminal.press("y")
+    terminal.wait_for("cancelled")
+
+
+def test_failures_are_sentences_and_the_room_stands(start: Start, server: HubServer) -> None:
+    terminal = start()
+    terminal.press("7")
+    terminal.wait_for("Search the Hub")
+    terminal.type("no/body")
+    terminal.press("enter")
+    terminal.wait_for("hf auth login")
+    server.add("x/pickled", {"pytorch_model.bin": b"x"})
+    terminal.press("esc", "/", "ctrl+u")
+    terminal.type("x/pickled")
+    terminal.press("enter")
+    terminal.wait_for("pickled weights alone")
+    terminal.press("esc", "1")
+    terminal.wait_for("usable of")
