@@ -6,9 +6,13 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from quantdeck.workbench.model import Model
 
 FIXTURES = Path(__file__).resolve().parents[1] / "checkpoints"
 
@@ -34,6 +38,8 @@ TRAINING = [
     "the then them there these thing think that this with without within other another mother father",
     "    indented text\n\n\nwith   several    spaces\tand tabs\n",
 ] * 4
+
+_ANSWERS = ("weights.json", "expected.npz", "expected.json", "converter.json")
 
 Weights = dict[str, npt.NDArray[np.float32]]
 
@@ -77,7 +83,7 @@ def build(family: str, folder: Path, *, dtype: str = "", shards: int = 1, seed: 
     """A complete checkpoint of a fixture in `folder`; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in (FIXTURES / family).iterdir():
-        if file.name not in ("weights.json", "expected.npz", "expected.json"):
+        if file.name not in _ANSWERS:
             shutil.copy(file, folder)
     recipe = json.loads((FIXTURES / family / "weights.json").read_text())
     weights = draw_weights(recipe["shapes"], recipe["seed"] if seed is None else seed)
@@ -95,3 +101,31 @@ def build(family: str, folder: Path, *, dtype: str = "", shards: int = 1, seed: 
     index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder
+
+
+def convert(model: Model, path: Path) -> Path:
+    """The model's plain conversion as a GGUF file, without a job."""
+    from quantdeck.workbench.model import open_source, write_header
+
+    source = open_source(model)
+    header = write_header(model.metadata, [(tensor.name, tensor.shape, tensor.type) for tensor in model.tensors])
+    with path.open("wb") as file:
+        file.write(header.content)
+        for tensor, offset in zip(model.tensors, header.offsets, strict=True):
+            file.seek(offset)
+            file.write(source.raw(tensor.name, 0, tensor.n_rows))
+        file.truncate(header.total_size)
+    source.close()
+    return path
+
+
+def families() -> list[str]:
+    """Names of all fixtures."""
+    return sorted(path.name for path in FIXTURES.iterdir() if path.is_dir())
+
+
+def change_json(path: Path, **changes: object) -> None:
+    """Change fields of a JSON file; None takes one away."""
+    values = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    values = {name: item for name, item in (values | changes).items() if item is not None}
+    path.write_text(json.dumps(values, ensure_ascii=False), "utf-8")

@@ -41,11 +41,15 @@ COMPOSING = ("NFC",)
 
 @dataclass(frozen=True)
 class Definition:
-    """One pre-tokenizer of llama.cpp, as a tokenizer.json describes it. `ignore_merges` None fits either."""
+    """One pre-tokenizer of llama.cpp, as a tokenizer.json describes it. `ignore_merges` None fits either.
+
+    `also` are other names of the same expression.
+    """
 
     name: str
     steps: tuple[str, ...]
     ignore_merges: bool | None = None
+    also: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=1)
@@ -53,7 +57,9 @@ def known() -> tuple[tuple[Definition, ...], Mapping[str, str]]:
     """The definitions, and the names by hash."""
     table = tomllib.loads(files(__package__).joinpath("pre_tokenizers.toml").read_text("utf-8"))
     definitions = tuple(
-        Definition(row["name"], tuple(map(_canonical, row["steps"])), row.get("ignore_merges"))
+        Definition(
+            row["name"], tuple(map(_canonical, row["steps"])), row.get("ignore_merges"), tuple(row.get("also", ()))
+        )
         for row in table["definition"]
     )
     return definitions, MappingProxyType(table["hash"])
@@ -82,20 +88,25 @@ def recognise(path: Path, tokenizer: Mapping[str, Any], asked: str | None) -> st
             raise BadArgument(f"llama.cpp has no pre-tokenizer '{shown(asked)}'; it has {', '.join(sorted(names()))}.")
         return asked
     by_hash = known()[1].get(fingerprint(path))
+    steps, normalizer = steps_of(tokenizer.get("pre_tokenizer")), _kinds(tokenizer.get("normalizer"), "normalizers")
+    definition = _defined(steps, normalizer, tokenizer.get("model"))
+    if definition is not None:
+        # The test text does not tell all expressions apart, so a definition that is known has the last word.
+        return by_hash if by_hash in definition.also else definition.name
     if by_hash is not None:
         return by_hash
-    steps = steps_of(tokenizer.get("pre_tokenizer"))
-    model = tokenizer.get("model")
-    ignores = bool(model.get("ignore_merges")) if isinstance(model, dict) else False
-    normalizer = _kinds(tokenizer.get("normalizer"), "normalizers")
-    for definition in known()[0]:
-        if definition.steps == steps and definition.ignore_merges in (None, ignores) and normalizer in ((), COMPOSING):
-            return definition.name
     raise ValidationFailed(
         f"The tokenizer in {shown(path.parent)} cuts text in a way that is not known ({_described(steps, normalizer)}),"
         " and a wrong one would spoil the model: if you know which of llama.cpp's pre-tokenizers it is, name it"
         " (--pre NAME)."
     )
+
+
+def _defined(steps: tuple[str, ...], normalizer: tuple[str, ...], model: Any) -> Definition | None:
+    """The definition that has these steps."""
+    ignores = bool(model.get("ignore_merges")) if isinstance(model, dict) else False
+    fitting = (d for d in known()[0] if d.steps == steps and d.ignore_merges in (None, ignores))
+    return next(fitting, None) if normalizer in ((), COMPOSING) else None
 
 
 def fingerprint(path: Path) -> str:

@@ -61,7 +61,7 @@ class Gathered:
     def read(self, read: ReadBytes, first: int, count: int) -> npt.NDArray[np.uint8]:
         """One read for each run of rows that lie together."""
         if len(self.shape) == 1:
-            return self._vector(read)
+            return self._vector(read)[first : first + count]
         row_bytes = self.parts[0].row_bytes
         out = np.empty((count, row_bytes), np.uint8)
         per_part = math.prod(self.shape[:-1]) // len(self.parts)
