@@ -82,7 +82,7 @@ class Session:
     def download_folder(self, repository: str) -> Path:
         """Where files of OWNER/NAME go: OWNER/NAME below the folder that the user chose, or our own."""
         chosen = self.profile.paths.output
-        return (Path(chosen).expanduser() if chosen else self.paths.models) / repository
+        return (user_path(chosen) if chosen else self.paths.models) / repository
 
     def shop(self, hub: Hub, repository: Repository, context: int | None = None) -> Shop:
         """What a repository offers, and how each would do on this machine with `context` tokens (None: as in chats)."""
@@ -290,7 +290,7 @@ def find_model(name: str, pre: str | None = None) -> Model:
     from .model import read_model
 
     reference = parse_reference(name)
-    if reference is None or name == SAMPLE_WORD or os.path.lexists(Path(name).expanduser().parts[0]):
+    if reference is None or name == SAMPLE_WORD or os.path.lexists(user_path(name).parts[0]):
         return read_model(model_path(name), pre)
     from .hub import Hub, read_remote
 

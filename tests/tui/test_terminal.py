@@ -198,3 +198,41 @@ def test_a_home_of_nobody_is_one_sentence(start: Start) -> None:
     terminal.wait_for("Which model?")
     terminal.type("~nobody-of-this-name/m.gguf\r")
     terminal.wait_for("home of nobody")
+
+
+def _to_the_plan(terminal: Terminal) -> None:
+    terminal.press("2")
+    for words in ("Which model", "Which machine", "What matters most", "How long", "is recommended"):
+        terminal.wait_for(words)
+        terminal.press("enter")
+    terminal.wait_for("begins")
+
+
+def test_an_impatient_enter_begins_one_job(start: Start, environ: dict[str, str]) -> None:
+    terminal = start()
+    terminal.wait_for("usable of")
+    _to_the_plan(terminal)
+    terminal.type("\r\r\r")
+    terminal.wait_for("Enter talks to it", 60)
+    assert len(JobStore(Path(environ["QUANTDECK_HOME"]) / "jobs").list()) == 1
+
+
+def test_a_name_that_is_taken(start: Start, environ: dict[str, str]) -> None:
+    """The plan takes a free name by itself; the user may name the old file, and then says whether it is replaced."""
+    models = Path(environ["QUANTDECK_HOME"]) / "models"
+    models.mkdir(parents=True)
+    (models / "sample-Q6_K.gguf").write_bytes(b"before")
+    terminal = start(columns=200)
+    terminal.wait_for("usable of")
+    _to_the_plan(terminal)
+    assert "sample-Q6_K-2.gguf" in terminal.text()
+    terminal.press("o")
+    terminal.wait_for("Where shall")
+    terminal.type(str(models / "sample-Q6_K.gguf") + "\r")
+    terminal.wait_for("Replace it")
+    assert (models / "sample-Q6_K.gguf").read_bytes() == b"before"
+    terminal.press("y")
+    terminal.wait_for("sample-Q6_K.gguf\n")
+    terminal.press("enter")
+    terminal.wait_for("Enter talks to it", 60)
+    assert (models / "sample-Q6_K.gguf").read_bytes()[:4] == b"GGUF"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -23,13 +23,13 @@ from ...workbench.recipe import Request
 from ...workbench.sample import SAMPLE
 from ...workbench.session import Session, model_path, user_path
 from ...workbench.text import printable
-from ..describe import calibration_words, default_output, step_words, wants_imatrix
+from ..describe import calibration_words, default_output, free_name, step_words, wants_imatrix
 from ..messages import OpenHub, OpenJob
 from ..widgets.imatrix import ImatrixPane
 from ..widgets.plan import PlanPane
 from ..widgets.question import ModelPane, QuestionPane
 from ..widgets.result import ResultPane
-from .ask import AskText
+from .ask import AskText, AskYes
 from .details import DetailsScreen
 from .room import Room
 
@@ -66,6 +66,8 @@ what will be made before anything is written. Esc or Backspace goes one step bac
         self._row: Candidate | None = None
         self._imatrix: Path | None = None
         self._stop = threading.Event()
+        self._starting = False
+        self._turn = 0
 
     def compose_middle(self) -> ComposeResult:
         with Vertical(id="wizard"):
@@ -86,7 +88,14 @@ what will be made before anything is written. Esc or Backspace goes one step bac
         """The step that is shown: models, question, result, imatrix or plan."""
         return self.query_one("#steps", ContentSwitcher).current or "models"
 
+    def _work_out(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """As `in_background`; what comes too late, because the user went on or back meanwhile, is dropped."""
+        self._turn += 1
+        turn = self._turn
+        self.in_background(work, lambda result: then(result) if turn == self._turn else None)
+
     def _show(self, step: str) -> None:
+        self._turn += 1
         self.query_one("#steps", ContentSwitcher).current = step
         self.query_one("#trail", Static).update(self._trail())
         # At once, not with the next message: an Enter that was typed ahead must meet the new step.
@@ -111,7 +120,7 @@ what will be made before anything is written. Esc or Backspace goes one step bac
 
     def open(self, model: Path) -> None:
         """Begin with this model: read its header, look at the machine if nobody has yet."""
-        self.in_background(lambda: self.session.begin_walk(model), lambda walk: self._begun(model, walk))
+        self._work_out(lambda: self.session.begin_walk(model), lambda walk: self._begun(model, walk))
 
     def _begun(self, model: Path, walk: Walk) -> None:
         self._model, self._walk, self._advice, self._proposal = model, walk, None, None
@@ -123,7 +132,7 @@ what will be made before anything is written. Esc or Backspace goes one step bac
             walk = self._walk
             model = self._model
             assert model is not None
-            self.in_background(
+            self._work_out(
                 lambda: (self.session.advise(walk), self.session.measured_quality(model)),
                 lambda found: self._advised(*found),
             )
@@ -170,6 +179,8 @@ what will be made before anything is written. Esc or Backspace goes one step bac
 
     def _answer(self, given: str | int) -> None:
         assert self._walk is not None
+        if self._walk.done:
+            return
         try:
             self._walk = self._walk.answer(given)
         except QuantdeckError as error:
@@ -195,17 +206,33 @@ what will be made before anything is written. Esc or Backspace goes one step bac
         else:
             self._plan(None)
 
-    def _plan(self, output: str | None) -> None:
+    def _plan(self, output: str | None, overwrite: bool = False) -> None:
+        """Plan the chosen level; without `output` under a name that is free."""
         model, row, imatrix = self._model, self._row, self._imatrix
         assert model is not None and row is not None
 
-        def propose() -> Proposal:
-            target = (
-                user_path(output) if output else default_output(model, row.level, self.session.output_folder(model))
-            )
-            return self.session.propose(model, Request(row.level), target, imatrix=imatrix)
+        def propose() -> Proposal | None:
+            folder = self.session.output_folder(model)
+            target = user_path(output) if output else free_name(default_output(model, row.level, folder))
+            try:
+                return self.session.propose(model, Request(row.level), target, overwrite, imatrix=imatrix)
+            except jobs.OutputExists:
+                return None
 
-        self.in_background(propose, self._planned)
+        def proposed(proposal: Proposal | None) -> None:
+            if proposal:
+                self._planned(proposal)
+            elif output:
+                self._ask_to_replace(output)
+
+        self._work_out(propose, proposed)
+
+    def _ask_to_replace(self, output: str) -> None:
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._plan(output, overwrite=True)
+
+        self.app.push_screen(AskYes(f"{output} exists already. Replace it once the new file is verified?"), answered)
 
     # -- step 4: the importance matrix, where it pays ------------------------------------------------------------------
 
@@ -217,7 +244,7 @@ what will be made before anything is written. Esc or Backspace goes one step bac
             self.query_one(ImatrixPane).show(row, matrices)
             self._show("imatrix")
 
-        self.in_background(lambda: self.session.imatrices(read_model(model)), found)
+        self._work_out(lambda: self.session.imatrices(read_model(model)), found)
 
     def _choose_imatrix(self, choice: str) -> None:
         match choice:
@@ -237,7 +264,10 @@ what will be made before anything is written. Esc or Backspace goes one step bac
     def _ask_file(self, question: str, hint: str, then: Callable[[Path], None]) -> None:
         def answered(text: str | None) -> None:
             if text:
-                then(user_path(text))
+                try:
+                    then(user_path(text))
+                except QuantdeckError as error:
+                    self.tell(str(error), "error", 10)
 
         self.app.push_screen(AskText(question, hint=hint), answered)
 
@@ -277,6 +307,7 @@ what will be made before anything is written. Esc or Backspace goes one step bac
 
     def failed(self, why: str) -> None:
         """A calibration or a plan that failed: back to the choices."""
+        self._starting = False
         pane = self.query_one(ImatrixPane)
         if pane.working:
             pane.working = False
@@ -295,8 +326,12 @@ what will be made before anything is written. Esc or Backspace goes one step bac
         self._show("plan")
 
     def _start(self) -> None:
+        """Begin the job, once, however often Enter is pressed."""
         proposal = self._proposal
         assert proposal is not None
+        if self._starting:
+            return
+        self._starting = True
 
         def begin() -> str:
             job_id = jobs.submit(self.session.jobs, proposal)
@@ -304,7 +339,7 @@ what will be made before anything is written. Esc or Backspace goes one step bac
             return job_id
 
         def begun(job_id: str) -> None:
-            self._proposal = None
+            self._proposal, self._starting = None, False
             self._show("result")
             self.post_message(OpenJob(job_id))
 

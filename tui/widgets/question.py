@@ -30,7 +30,9 @@ class ModelPane(Vertical):
         choices = self.query_one(OptionList)
         choices.clear_options()
         choices.add_option(Option("The built-in sample model (4 M parameters): try everything in seconds", SAMPLE_WORD))
-        choices.add_options(Option(f"{Path(path).name}   {Path(path).parent}", path) for path in recent)
+        choices.add_options(
+            Option(printable(f"{Path(path).name}   {Path(path).parent}"), path) for path in dict.fromkeys(recent)
+        )
         choices.add_option(Option("Another file …", self.OTHER))
         choices.add_option(Option("Find one on the Hub …", self.HUB))
         choices.highlighted = 0
