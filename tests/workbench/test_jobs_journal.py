@@ -87,7 +87,8 @@ def test_every_event_survives_the_journal(event: JobEvent):
 
 
 def test_every_kind_is_tried():
-    assert {type(event) for event in EVERY} == set(journal._KINDS.values())
+    kinds = {kind for kind in journal._KINDS.values() if kind.__module__ == journal.__name__}
+    assert {type(event) for event in EVERY} == kinds
 
 
 def test_garbled_lines_are_none_never_an_error():
