@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -159,8 +159,12 @@ def headline(advice: Advice) -> str:
     )
 
 
-def level_cells(advice: Advice, row: Candidate) -> list[str]:
-    """One level as cells under LEVEL_COLUMNS; the recommended one carries a mark."""
+def level_cells(advice: Advice, row: Candidate, measured: Mapping[str, str]) -> list[str]:
+    """One level as cells under LEVEL_COLUMNS; the recommended one carries a mark.
+
+    What was measured of this model at this level takes the place of the published class of quality.
+    """
+    published = row.facts.quality if row.facts else ""
     sign = "+" if row.placement.spare >= 0 else "-"
     return [
         ("▶ " if row.level == advice.level else "  ") + row.level,
@@ -169,7 +173,7 @@ def level_cells(advice: Advice, row: Candidate) -> list[str]:
         size(row.memory.total),
         f"{row.fits} {sign}{size(abs(row.placement.spare))}",
         speed_words(row.tokens_per_second),
-        (row.facts.quality if row.facts else "") + (", imatrix" if row.needs_imatrix else ""),
+        measured.get(row.level, published) + (", imatrix" if row.needs_imatrix else ""),
     ]
 
 

@@ -200,6 +200,12 @@ class Session:
             return False
         return better_read(model, hardware.cpu.features, hardware.memory.usable)
 
+    def measured_quality(self, source: Path) -> dict[str, str]:
+        """What was measured of quantizations of `source`, in words by level."""
+        from .comparison import measured_quality
+
+        return measured_quality(self.library.entries().entries, source)
+
     def imatrices(self, model: Model) -> tuple[Found, ...]:
         """Importance matrices at hand that fit a model, the best first."""
         from .imatrices import find

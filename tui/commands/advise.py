@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from ...workbench.advice import Advice, OtherMachine, Wish, advise
@@ -25,8 +26,12 @@ def run(arguments: argparse.Namespace) -> int:
         other=_other_machine(arguments, hardware.memory.total),
     )
     advice = advise(model, hardware, wish, bandwidth, session.corrections)
-    say_advice(advice, terminal)
-    terminal.document(advice.to_dict())
+    measured = session.measured_quality(model.path)
+    say_advice(advice, measured, terminal)
+    document = advice.to_dict()
+    for row in document["candidates"]:
+        row["measured"] = measured.get(row["level"])
+    terminal.document(document)
     return 0
 
 
@@ -38,13 +43,13 @@ def _other_machine(arguments: argparse.Namespace, own_memory: int) -> OtherMachi
     return OtherMachine("nvidia" if vram else "modern", arguments.memory or own_memory, vram)
 
 
-def say_advice(advice: Advice, terminal: Terminal) -> None:
+def say_advice(advice: Advice, measured: Mapping[str, str], terminal: Terminal) -> None:
     """The recommendation, its reasons, and all levels."""
     terminal.heading(headline(advice))
     for sentence in [*advice.why, *advice.hints]:
         terminal.say(f"  - {sentence}")
     terminal.say()
-    rows = [level_cells(advice, row) for row in advice.candidates]
+    rows = [level_cells(advice, row, measured) for row in advice.candidates]
     terminal.table(LEVEL_COLUMNS, rows, LEVEL_COLUMNS_RIGHT)
     for settled in advice.settled:
         terminal.heading(f"Guides disagree: {settled.topic}")

@@ -44,9 +44,10 @@ class WizardRoom(Room):
     HELP = """
 Choose a model, answer a few questions (every answer is filled in from what this machine is, so that Enter, Enter,
 Enter is a sensible way), and look at the ranked levels: file size from the model's real tensors, memory at your
-context, and the speed to expect. Quality is what was measured of this model (room 5) where it was. The recommended level is under the cursor; any other can be chosen. Levels with few
-bits ask for an importance matrix: use one that is there, or let the model read a text now (calibration). The plan shows
-what will be made before anything is written. Esc or Backspace goes one step back.
+context, and the speed to expect. Quality is what was measured of this model (room 5) where it was. The recommended
+level is under the cursor; any other can be chosen. Levels with few bits ask for an importance matrix: use one that is
+there, or let the model read a text now (calibration). The plan shows what will be made before anything is written. Esc
+or Backspace goes one step back.
 """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "enter", "Next", priority=True),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widget import Widget
@@ -25,15 +27,15 @@ class ResultPane(Vertical):
         yield Static("", id="why", markup=False)
         yield Grid(LEVEL_COLUMNS, LEVEL_COLUMNS_RIGHT, FIT_COLOURS, id="levels")
 
-    def show(self, advice: Advice) -> None:
-        """Show an advice."""
+    def show(self, advice: Advice, measured: Mapping[str, str]) -> None:
+        """Show an advice; `measured` says what is known of this model's levels from measurements."""
         self.query_one("#headline", Static).update(printable(headline(advice)))
         reasons = advice.hints if advice.level is None else advice.why
         shown = reasons if self.app.size.height >= ROOMY else reasons[:WHY_SHOWN]
         more = "" if len(shown) == len(reasons) else "\n(w: all reasons)"
         self.query_one("#why", Static).update(printable("\n".join(f"• {sentence}" for sentence in shown) + more))
         table = self.query_one(Grid)
-        table.show([(row.level, level_cells(advice, row)) for row in advice.candidates])
+        table.show([(row.level, level_cells(advice, row, measured)) for row in advice.candidates])
         table.go_to(advice.level or "")
 
     @property

@@ -27,6 +27,7 @@ _LOOKED_UP = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_t
 _NEVER_FLASH = frozenset({"grok", "t5", "t5encoder"})
 _ALIGNMENT = 32
 _F32 = 4
+_MOST_QUERIES_PER_KEY = 16.0
 
 
 @dataclass(frozen=True)
@@ -208,10 +209,14 @@ def vocabulary(model: Model) -> int:
 
 @dataclass(frozen=True)
 class Running:
-    """What a model needs beside its weights in one setup: bytes of cache by layer, of compute and of result buffers."""
+    """What a model needs beside its weights in one setup: bytes of cache by layer, of compute and of result buffers.
+
+    `queries_per_key`: heads that share their keys and values, which a processor goes through for each of them.
+    """
 
     caches: tuple[int, ...]
     compute: int
+    queries_per_key: float = 1.0
 
     @cached_property
     def kv_cache(self) -> int:
@@ -237,7 +242,14 @@ def running(model: Model, setup: Setup) -> Running:
     batch = min(setup.micro_batch, cells * setup.slots)
     widths = _widths(model, layout)
     masked = cells + window_cells if layout.layers else batch
-    return Running(tuple(caches), _compute(widths, masked, batch) + _F32 * widths.vocabulary * setup.slots)
+    compute = _compute(widths, masked, batch) + _F32 * widths.vocabulary * setup.slots
+    return Running(tuple(caches), compute, _queries_per_key(model))
+
+
+def _queries_per_key(model: Model) -> float:
+    queries = max(per_layer(model, "{arch}.attention.head_count", 1), default=0)
+    keys = max(per_layer(model, "{arch}.attention.head_count_kv", 1), default=0)
+    return min(_MOST_QUERIES_PER_KEY, max(1.0, queries / keys)) if queries and keys else 1.0
 
 
 @dataclass(frozen=True)
