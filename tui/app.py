@@ -145,7 +145,8 @@ class Workbench(App[None]):
 
         def chosen(name: str | None) -> None:
             if name:
-                self.session.change_profile(lambda profile: replace(profile, theme=name))
+                for message in self.session.change_profile(lambda profile: replace(profile, theme=name)):
+                    self.notify(printable(message), severity="warning", timeout=12, markup=False)
 
         from .screens.themes import ThemeScreen
 

@@ -51,12 +51,14 @@ class Session:
         """The profile as it was last read or written."""
         return self._profile
 
-    def change_profile(self, change: Change) -> None:
-        """Change the profile on disk; what went wrong is kept in `messages`, once."""
+    def change_profile(self, change: Change) -> tuple[str, ...]:
+        """Change the profile on disk; what went wrong is kept in `messages`, once, and what is new of it returned."""
         with self._lock:
             result = self._profiles.update(change)
             self._profile = result.profile
-            self.messages += [message for message in result.messages if message not in self.messages]
+            new = tuple(message for message in result.messages if message not in self.messages)
+            self.messages += new
+        return new
 
     @property
     def jobs(self) -> JobStore:

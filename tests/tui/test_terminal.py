@@ -12,6 +12,7 @@ import pytest
 
 from quantdeck.workbench.jobs import JobStore
 from support.command import COMMAND
+from support.models import make_model
 from support.terminal import Terminal
 
 Start = Callable[..., Terminal]
@@ -236,3 +237,27 @@ def test_a_name_that_is_taken(start: Start, environ: dict[str, str]) -> None:
     terminal.press("enter")
     terminal.wait_for("Enter talks to it", 60)
     assert (models / "sample-Q6_K.gguf").read_bytes()[:4] == b"GGUF"
+
+
+def test_a_model_without_answers_is_not_asked(start: Start, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "b.gguf", "bert", n_layer=1)
+    terminal = start()
+    terminal.wait_for("usable of")
+    terminal.press("4", "ctrl+o")
+    terminal.wait_for("Which model?")
+    terminal.type(f"{model}\r")
+    terminal.wait_for("only makes embeddings", 60)
+    terminal.press("ctrl+t")
+    terminal.wait_for("▌")
+    assert "b.gguf · bert" in terminal.text() and "What went wrong" not in terminal.text()
+
+
+def test_settings_that_are_not_kept_are_told(start: Start, environ: dict[str, str]) -> None:
+    secret = "hf_" + 36 * "a"
+    terminal = start()
+    terminal.wait_for("usable of")
+    terminal.press("4", "ctrl+s")
+    terminal.wait_for("Chat settings")
+    terminal.type(f"{secret}\r")
+    terminal.wait_for("looks like a secret")
+    assert secret not in (Path(environ["QUANTDECK_HOME"]) / "profile.toml").read_text()

@@ -20,6 +20,7 @@ from ...workbench.errors import QuantdeckError
 from ...workbench.llama import ChatDone, ChatEvent, Llama, Message, SmokeResult, TextPiece, smoke_test, verdict
 from ...workbench.session import Session, model_path
 from ...workbench.text import duration, printable
+from ..fault import keep
 from .ask import AskText
 from .room import Room
 from .settings import SettingsScreen
@@ -29,8 +30,8 @@ ANSWER_SHOWN = 200
 ENDINGS = {
     "stop": "",
     "length": "longest answer reached",
-    "cancelled": "stopped by you",
-    "context full": "the context is full: clear it (ctrl+n) or load the model with a larger one (ctrl+s)",
+    "cancelled": "stopped",
+    "context full": "context full: ^n clears, ^s enlarges",
 }
 
 
@@ -108,6 +109,8 @@ The smoke test asks ten fixed questions and judges the answers for emptiness, lo
                 llama = self.session.load(path, on_progress=self._progress, cancelled=stop.is_set)
             except (QuantdeckError, OSError) as error:
                 self.app.call_from_thread(self._failed, str(error))
+            except Exception as error:
+                self.app.call_from_thread(self._failed, keep(error))
             else:
                 self.app.call_from_thread(self._loaded, llama)
 
@@ -145,6 +148,9 @@ The smoke test asks ten fixed questions and judges the answers for emptiness, lo
         if not self._llama:
             self.tell("No model is loaded: ctrl+o opens one.", "warning")
             return
+        if not self._llama.info.can_chat:
+            self.tell(self._llama.info.why_not, "warning")
+            return
         event.input.clear()
         self._messages.append({"role": "user", "content": text})
         self._add("user", text)
@@ -158,9 +164,9 @@ The smoke test asks ten fixed questions and judges the answers for emptiness, lo
         events = llama.chat([*messages, *self._messages], self.session.sampling(), chat.max_tokens)
         self._pieces.clear()
         self.run_worker(self._show_answer())
-        self.run_worker(lambda: self._generate(events), thread=True, exit_on_error=False)
+        self.run_worker(lambda: self._generate(llama, events), thread=True, exit_on_error=False)
 
-    def _generate(self, events: Iterator[ChatEvent]) -> None:
+    def _generate(self, llama: Llama, events: Iterator[ChatEvent]) -> None:
         """In a thread: take events as they come; the screen picks the text up when it redraws."""
         whole = ""
         try:
@@ -169,9 +175,9 @@ The smoke test asks ten fixed questions and judges the answers for emptiness, lo
                     whole += event.text
                     self._pieces.append(event.text)
                 elif isinstance(event, ChatDone):
-                    self.app.call_from_thread(self._answered, whole, event)
+                    self.app.call_from_thread(self._answered, llama, whole, event)
         except (QuantdeckError, OSError) as error:
-            self.app.call_from_thread(self._broke, str(error))
+            self.app.call_from_thread(self._broke, llama, str(error))
 
     async def _show_answer(self) -> None:
         """Redraw the growing answer a few times a second while it comes."""
@@ -191,20 +197,23 @@ The smoke test asks ten fixed questions and judges the answers for emptiness, lo
         await stream.stop()
         self.query_one("#figures", Static).update(self._figures)
 
-    def _answered(self, whole: str, done: ChatDone) -> None:
+    def _answered(self, llama: Llama, whole: str, done: ChatDone) -> None:
+        if llama is not self._llama:
+            return
         self._busy = ""
         self._messages.append({"role": "assistant", "content": whole})
         figures = (
             f"{done.tokens_per_second:.1f} tokens/s · first token after {duration(done.seconds_to_first_token)}"
             f" · {done.generated_tokens} tokens · context {done.context_used:,} of {done.context_size:,}"
         )
+        # In front, because a narrow terminal cuts the end.
         ending = ENDINGS.get(done.reason, done.reason)
-        self._figures = figures + (f" · {ending}" if ending else "")
+        self._figures = f"{ending} · {figures}" if ending else figures
 
-    def _broke(self, why: str) -> None:
-        """llama.cpp is gone; the workbench stands and says why."""
-        self._busy = ""
-        self._failed(why)
+    def _broke(self, llama: Llama, why: str) -> None:
+        """llama.cpp is gone; the workbench stands and says why, unless another model has taken the place."""
+        if llama is self._llama:
+            self._failed(why)
 
     def _add(self, who: str, text: str) -> tuple[Markdown, AwaitMount]:
         """A new piece of the conversation; it can be written to once it is mounted."""
@@ -270,8 +279,14 @@ The smoke test asks ten fixed questions and judges the answers for emptiness, lo
 
     def action_smoke(self) -> None:
         """Ten fixed prompts, judged."""
-        if self._busy or not self._llama:
+        if self._busy:
+            self.tell("Something is going on already; Esc stops it.", "warning")
+            return
+        if not self._llama:
             self.tell("Load a model first: ctrl+o.", "warning")
+            return
+        if not self._llama.info.can_chat:
+            self.tell(self._llama.info.why_not, "warning")
             return
         self.action_clear()
         self._busy, llama = "testing", self._llama
@@ -281,15 +296,17 @@ The smoke test asks ten fixed questions and judges the answers for emptiness, lo
             try:
                 for result in smoke_test(llama):
                     results.append(result)
-                    self.app.call_from_thread(self._show_smoke, result)
+                    self.app.call_from_thread(self._show_smoke, llama, result)
             except (QuantdeckError, OSError) as error:
-                self.app.call_from_thread(self._broke, str(error))
+                self.app.call_from_thread(self._broke, llama, str(error))
             else:
-                self.app.call_from_thread(self._smoked, results)
+                self.app.call_from_thread(self._smoked, llama, results)
 
         self.run_worker(test, thread=True, exit_on_error=False)
 
-    def _show_smoke(self, result: SmokeResult) -> None:
+    def _show_smoke(self, llama: Llama, result: SmokeResult) -> None:
+        if llama is not self._llama:
+            return
         mark = ("✓", "$text-success") if result.fine else ("✗", "$text-error")
         answer = " ".join(result.answer.split())[:ANSWER_SHOWN] or "(nothing)"
         words = answer if result.fine else f"{result.finding}: {answer}"
@@ -300,7 +317,9 @@ The smoke test asks ten fixed questions and judges the answers for emptiness, lo
         talk.mount(Static(line))
         talk.scroll_end(animate=False)
 
-    def _smoked(self, results: list[SmokeResult]) -> None:
+    def _smoked(self, llama: Llama, results: list[SmokeResult]) -> None:
+        if llama is not self._llama:
+            return
         self._busy = ""
         self._add("notice", verdict(results).text)
 

@@ -13,6 +13,7 @@ from textual.widgets import Footer, Input, Static
 
 from ...workbench.profile import ChatSettings
 from ...workbench.session import Session
+from ...workbench.text import printable
 
 LABELS = {
     "system_prompt": ("System prompt", "what the model is told first"),
@@ -73,7 +74,8 @@ class SettingsScreen(ModalScreen[bool]):
                 self.query_one(f"#{name}", Input).focus()
                 return
         after = replace(before, **changes)
-        self._session.change_profile(lambda profile: replace(profile, chat=after))
+        for message in self._session.change_profile(lambda profile: replace(profile, chat=after)):
+            self.notify(printable(message), severity="warning", timeout=12, markup=False)
         self.dismiss(any(getattr(before, name) != getattr(after, name) for name in NEEDS_RELOAD))
 
     def action_forget(self) -> None:
