@@ -49,6 +49,7 @@ class Workbench(App[None]):
 
     TITLE = "Quantdeck"
     CSS_PATH = "quantdeck.tcss"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - declared by App
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "switch_mode('machine')", "Machine", show=False),
         Binding("2", "switch_mode('wizard')", "Wizard", show=False),

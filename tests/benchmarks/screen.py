@@ -23,7 +23,7 @@ from support.command import COMMAND  # noqa: E402
 from support.terminal import Terminal  # noqa: E402
 
 WATCHED_SECONDS = 10.0
-FIRST_WORDS = "Quantdeck"
+FIRST_WORDS = "Machine"
 
 
 def _environ(home: str) -> dict[str, str]:

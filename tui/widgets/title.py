@@ -19,12 +19,13 @@ class TitleLine(Horizontal):
         self._job_words = ""
 
     def compose(self) -> ComposeResult:
-        parts = [Content.styled(" Quantdeck ", "bold $primary")]
+        parts = []
         for key, name in ROOMS.items():
             if name == self._current:
                 parts.append(Content.styled(f" {key} {name} ", "bold reverse $primary"))
             else:
-                parts.append(Content.assemble((f" {key}", "$accent"), f" {name} "))
+                parts.append(Content.assemble((f" {key}", "$accent"), f" {name}"))
+        yield Static(Content.styled(" Quantdeck ", "bold $primary"), id="name")
         yield Static(Content("").join(parts), id="rooms")
         yield Static("", id="running", markup=False)
 
