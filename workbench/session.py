@@ -16,6 +16,7 @@ from .text import printable
 
 if TYPE_CHECKING:
     from .advice import Advice, Corrections, Walk
+    from .handover import RunSetting
     from .hardware import Bandwidth, Hardware
     from .hub import Downloads, Hub, Repository, Shop
     from .imatrices import Found
@@ -95,6 +96,17 @@ class Session:
             hardware, bandwidth = self.look_at_machine(self.paths.data)
         wanted = context or self.profile.chat.context or DEFAULT_CONTEXT
         return shop(hub, repository, hardware, bandwidth, wanted, self.corrections)
+
+    def run_setting(self, model: Model, context: int | None = None) -> RunSetting:
+        """How a finished file is run on this machine, here or by other programs, with up to `context` tokens."""
+        from .advice.machine import this_machine
+        from .handover import run_setting
+
+        hardware, bandwidth = self.profile.hardware, self.profile.bandwidth
+        if hardware is None or bandwidth is None:
+            hardware, bandwidth = self.look_at_machine(self.paths.data)
+        wanted = context or self.profile.chat.context or DEFAULT_CONTEXT
+        return run_setting(model, this_machine(hardware, bandwidth), wanted)
 
     def look_at_machine(self, output: Path, measure: bool = False) -> tuple[Hardware, Bandwidth]:
         """What this machine is. The memory bandwidth is measured the first time, and again if `measure` is set.

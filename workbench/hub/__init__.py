@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .provider import Provider, providers
     from .remote import choose, read_offer, read_remote
     from .shopping import Shop, shop
+    from .uploading import Uploaded, check_upload, upload
 
 _HOMES = {
     "DownloadRequest": "download_state",
@@ -40,7 +41,9 @@ _HOMES = {
     "Shop": "shopping",
     "Sort": "client",
     "Unreachable": "client",
+    "Uploaded": "uploading",
     "best": "files",
+    "check_upload": "uploading",
     "choose": "remote",
     "find_offer": "files",
     "fitted": "files",
@@ -53,6 +56,7 @@ _HOMES = {
     "read_offer": "remote",
     "read_remote": "remote",
     "shop": "shopping",
+    "upload": "uploading",
 }
 
 
@@ -82,7 +86,9 @@ __all__ = [
     "Shop",
     "Sort",
     "Unreachable",
+    "Uploaded",
     "best",
+    "check_upload",
     "choose",
     "find_offer",
     "fitted",
@@ -95,4 +101,5 @@ __all__ = [
     "read_offer",
     "read_remote",
     "shop",
+    "upload",
 ]
