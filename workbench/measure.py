@@ -15,6 +15,7 @@ from .errors import BadArgument, ModelNotFound, QuantdeckError
 from .files import sha256, write_atomically
 from .library import Entry, Figure, Library
 from .llama import Cancelled, LoadSettings
+from .llama.corpus import read_corpus
 from .llama.evaluate import (
     Evaluation,
     EvaluationProgress,
@@ -124,6 +125,7 @@ def measure(
     Raises `Cancelled`, `LlamaFailed`, BadArgument, ModelNotFound, ValidationFailed.
     """
     model = read_model(path)
+    read_corpus(settings.corpus)  # its faults are told before anything is computed
     on_progress(MeasureProgress("reading the file", 0.0))
     entry = entry_of(session.library, path, model)
     context = settings.evaluation.context
@@ -138,9 +140,11 @@ def measure(
         cancelled,
     )
     learn(session, model, trial, estimated)
-    questions, notes = _ask(session, path, entry, settings, on_progress, cancelled)
+    answered = _Answered(evaluations(session), entry, settings.questions)
+    questions, notes = _ask(session, path, answered, settings, on_progress, cancelled)
     evaluation = _evaluate(session, path, settings, on_progress, cancelled)
     result = Measurement(path, entry, evaluation, questions, trial, estimated, tuple(notes))
+    answered.forget()
     try:
         for figure in figures(result, settings):
             entry = session.library.add_figure(entry.sha256, figure)
@@ -316,14 +320,13 @@ def _evaluate(
 def _ask(
     session: Session,
     path: Path,
-    entry: Entry,
+    answered: _Answered,
     settings: MeasureSettings,
     on_progress: Callable[[MeasureProgress], None],
     cancelled: Callable[[], bool],
 ) -> tuple[QuestionScore | None, list[str]]:
     if not settings.questions:
         return None, []
-    answered = _Answered(evaluations(session), entry, settings.questions)
     todo = settings.questions[answered.score.total :]
     if not todo:
         return answered.score, []
@@ -362,6 +365,9 @@ class _Answered:
     def keep(self, score: QuestionScore) -> None:
         self.score = score
         write_atomically(self._file, json.dumps(asdict(score)).encode())
+
+    def forget(self) -> None:
+        self._file.unlink(missing_ok=True)
 
 
 def _load_settings(session: Session, path: Path, settings: MeasureSettings) -> LoadSettings:

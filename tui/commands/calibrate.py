@@ -18,6 +18,7 @@ from ...workbench.llama.calibrate import (
     calibrate,
     coverage,
 )
+from ...workbench.llama.corpus import read_corpus
 from ...workbench.model import read_model
 from ...workbench.sample import SAMPLE
 from ...workbench.session import SAMPLE_WORD, model_path, open_session, user_path
@@ -32,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     session = open_session(os.environ)
     model = model_path(arguments.model)
     corpus = text_file(arguments.data, SAMPLE.calibration_file)
+    read_corpus(corpus)  # its faults are told before a folder is made
     output = user_path(arguments.output) if arguments.output else None
     if output is None:
         session.paths.imatrices.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,214 @@
+"""Measuring through the whole product: figures by hash, order of the levels, matrices against llama.cpp's quantizer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmarks.levels import compared, faults, make
+
+from quantdeck.workbench.comparison import COLUMNS, WRITERS, as_csv, as_json, as_markdown, compare, ordered
+from quantdeck.workbench.difference import agreement, common_length
+from quantdeck.workbench.errors import BadArgument, ModelNotFound
+from quantdeck.workbench.imatrices import find
+from quantdeck.workbench.imatrix import ImatrixFile
+from quantdeck.workbench.library import Entry, Figure
+from quantdeck.workbench.llama import Cancelled
+from quantdeck.workbench.llama.evaluate import EvaluationSettings
+from quantdeck.workbench.measure import MeasureSettings, default_settings, entry_of, measure, read_questions
+from quantdeck.workbench.model import read_model
+from quantdeck.workbench.paths import Paths
+from quantdeck.workbench.sample import SAMPLE
+from quantdeck.workbench.session import Session
+from support import llama_quantize
+
+SHORT = EvaluationSettings(chunks=6, threads=1)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    home = tmp_path_factory.mktemp("home")
+    return Session(Paths(home, home, home / "cache"))
+
+
+@pytest.fixture(scope="module")
+def settings() -> MeasureSettings:
+    usual = default_settings(SAMPLE.model, SHORT, SAMPLE.model)
+    return replace(usual, questions=usual.questions[:20])
+
+
+@pytest.fixture(scope="module")
+def imatrix(session: Session) -> Path:
+    return session.calibrate(SAMPLE.model, SAMPLE.calibration_file).path
+
+
+@pytest.mark.slow
+def test_fewer_bits_are_worse_and_the_matrix_helps(session: Session, settings: MeasureSettings, tmp_path: Path) -> None:
+    found = compared(session, SAMPLE.model, ["Q8_0", "Q4_K_M", "Q3_K_S", "Q2_K"], tmp_path, settings)
+    rows = {(row.level, row.imatrix): row for row in found.rows}
+    assert not faults(found.rows)
+    plain = [rows[level, False] for level in ("Q8_0", "Q4_K_M", "Q3_K_S", "Q2_K")]
+    assert [row.kl for row in plain] == sorted(row.kl for row in plain)
+    assert all(row.questions is not None and row.tokens_per_second for row in found.rows)
+    assert rows["Q2_K", True].kl < rows["Q2_K", False].kl
+    assert found.reference == SAMPLE.model.name and found.basis and found.basis.chunks == 6
+
+
+@pytest.mark.parametrize("level", ["Q4_K_M", "IQ2_XXS", "Q2_K_S"])
+def test_with_a_matrix_the_file_is_llamas_own(session: Session, imatrix: Path, level: str, tmp_path: Path) -> None:
+    made = make(session, SAMPLE.model, level, imatrix, tmp_path)
+    assert made
+    file, model = ImatrixFile(imatrix), read_model(SAMPLE.model)
+    weights = {name: np.ravel(file.weights_for(model.by_name[name])) for name in file.names}
+    theirs = tmp_path / "theirs.gguf"
+    facts = file.facts()
+    keys = {
+        "quantize.imatrix.file": imatrix.name,
+        "quantize.imatrix.dataset": Path(facts.dataset).name,
+        "quantize.imatrix.entries_count": len(facts.names),
+        "quantize.imatrix.chunks_count": facts.chunks,
+    }
+    order = llama_quantize.Order(level, overrides=tuple(keys.items()))
+    llama_quantize.quantize(SAMPLE.model, theirs, order, weights)
+    ours, other = read_model(made.path), read_model(theirs)
+    assert {key: ours.metadata[key].python for key in keys} == keys
+    with made.path.open("rb") as a, theirs.open("rb") as b:
+        for mine, its in zip(ours.tensors, other.tensors, strict=True):
+            a.seek(mine.offset)
+            b.seek(its.offset)
+            assert (mine.name, mine.type) == (its.name, its.type)
+            assert a.read(mine.n_bytes) == b.read(its.n_bytes), mine.name
+    entry = session.library.find(made.path)
+    assert entry and entry.imatrix == str(imatrix) and len(entry.imatrix_sha256) == 64
+
+
+def test_figures_belong_to_the_file(session: Session, settings: MeasureSettings, tmp_path: Path) -> None:
+    path = tmp_path / "q5.gguf"
+    llama_quantize.quantize(SAMPLE.model, path, "Q5_0")
+    heard: list[str] = []
+    done = measure(session, path, settings, lambda p: heard.append(p.stage))
+    assert {"quality", "questions", "measuring speed and memory"} <= set(heard)
+    kinds = {figure.kind: figure for figure in done.entry.figures}
+    assert {"perplexity", "kl_divergence", "same_top", "rms_p", "question_score", "tokens_per_second"} <= set(kinds)
+    assert kinds["kl_divergence"].value == done.evaluation.divergence.kl.value > 0
+    assert kinds["perplexity"].details["text"] == "eval.txt" and kinds["perplexity"].details["chunks"] == 6
+    assert session.library.get(done.entry.sha256) == done.entry
+    moved = path.rename(tmp_path / "moved.gguf")
+    assert entry_of(session.library, moved, read_model(moved)).sha256 == done.entry.sha256
+    assert done.estimated.memory == pytest.approx(done.trial.peak_memory, rel=0.25)
+    document = done.to_dict()
+    assert document["questions"]["total"] == 20 and json.dumps(document)
+
+
+def test_another_file_under_the_name_is_another_model(session: Session, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    llama_quantize.quantize(SAMPLE.model, path, "Q4_0")
+    first = entry_of(session.library, path, read_model(path))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    import os
+
+    os.utime(path, (path.stat().st_atime + 3600, path.stat().st_mtime + 3600))
+    assert entry_of(session.library, path, read_model(path)).sha256 != first.sha256
+
+
+def test_a_stopped_measurement_goes_on(session: Session, settings: MeasureSettings, tmp_path: Path) -> None:
+    path = tmp_path / "q4.gguf"
+    llama_quantize.quantize(SAMPLE.model, path, "Q4_1")
+    asked: list[float] = []
+
+    def heard(progress: object) -> None:
+        if progress.stage == "questions":  # type: ignore[attr-defined]
+            asked.append(progress.fraction)  # type: ignore[attr-defined]
+
+    with pytest.raises(Cancelled):
+        measure(session, path, settings, heard, lambda: len(asked) >= 5)
+    asked.clear()
+    done = measure(session, path, settings, heard)
+    assert done.questions and done.questions.total == 20
+    assert asked[0] > 5 / 20  # the first five were not asked again
+
+
+def test_matrices_are_found_where_they_fit(session: Session, imatrix: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.dat").write_bytes(b"nonsense")
+    model = read_model(SAMPLE.model)
+    found = find(model, session.paths.imatrices)
+    assert [each.path for each in found] == [imatrix] and found[0].covered == 35
+    assert "calibration.txt" in found[0].words
+    assert find(model, tmp_path) == () and find(model, tmp_path / "missing") == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("", "no questions"), ("nonsense", "line 1"), ('{"question": "a"}', "line 1"), ('\n{"a": 1}', "line 2")],
+)
+def test_questions_that_are_none(content: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text(content)
+    with pytest.raises(BadArgument, match=says):
+        read_questions(tmp_path / "q.jsonl")
+    with pytest.raises(ModelNotFound):
+        read_questions(tmp_path / "none.jsonl")
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def _entry(number: int, n_bytes: int, kl: float | None, at: str = "2026-01-01", **text: object) -> Entry:
+    details = {"text": "t", "text_sha256": "0", "context": 512, "chunks": 4, "parse_special": False} | text
+    figures = ()
+    if kl is not None:
+        figures = (
+            Figure("perplexity", 5 + kl, at, {**details, "error": 0.1}),
+            Figure("kl_divergence", kl, at, {**details, "error": 0.001, "reference": "r.gguf"}),
+        )
+    return Entry(
+        f"{number:064x}",
+        f"/m/{number}.gguf",
+        "/m/r.gguf",
+        "",
+        "llama",
+        f"L{number}",
+        n_bytes,
+        2,
+        4,
+        1,
+        at,
+        figures=figures,
+    )
+
+
+def test_efficient_ones_are_on_the_front() -> None:
+    table = compare([_entry(1, 100, 0.1), _entry(2, 200, 0.05), _entry(3, 150, 0.2), _entry(4, 50, None)])
+    assert {row.level: row.efficient for row in table.rows} == {"L1": True, "L2": True, "L3": False, "L4": False}
+    by_kl = next(column for column in COLUMNS if column.field == "kl")
+    assert [row.level for row in ordered(table.rows, by_kl)] == ["L2", "L1", "L3", "L4"]
+    assert table.reference == "r.gguf"
+
+
+def test_figures_on_another_text_are_not_compared() -> None:
+    table = compare([_entry(1, 100, 0.1, "2026-01-01"), _entry(2, 200, 0.05, "2026-02-01", text="other")])
+    assert table.basis and table.basis.text == "other"
+    assert [row.kl for row in table.rows] == [None, 0.05]
+
+
+def test_exports_hold_the_same_figures() -> None:
+    table = compare([_entry(1, 100, 0.125), _entry(2, 200, 0.05)])
+    assert "| 0.1250 |" in as_markdown(table) and as_markdown(table).count("\n| ") == 3
+    header, first, _ = as_csv(table).splitlines()
+    assert dict(zip(header.split(","), first.split(","), strict=True))["kl"] == "0.125"
+    document = json.loads(as_json(table))
+    assert document["models"][0]["kl"] == 0.125 and document["basis"]["chunks"] == 4
+    assert set(WRITERS) == {".md", ".csv", ".json"}
+
+
+def test_where_answers_part() -> None:
+    assert agreement([1, 2, 3], [1, 2, 3]).first_difference is None and agreement([], []).share == 1
+    found = agreement([1, 2, 3, 4], [1, 9, 3])
+    assert (found.same, found.positions, found.first_difference) == (2, 4, 1)
+    assert agreement([1, 2], [1, 2, 3]).first_difference == 2
+    assert common_length("abc", "abd", False) == 2
+    assert common_length("ab", "abcd", False) == 4 and common_length("ab", "abcd", True) == 2
