@@ -355,6 +355,11 @@ class Fold:
         return self._facts
 
     @property
+    def weights_left(self) -> int:
+        """Weights that are not in the file yet."""
+        return self.plan.n_weights - self._weights_done
+
+    @property
     def work_seconds(self) -> float:
         """Seconds of work up to the last event."""
         return self._seconds(self._last_clock)

@@ -21,7 +21,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import QuantdeckError, ResumeFailed, ValidationFailed
 from ..files import sha256, sync_folder
@@ -40,6 +40,9 @@ from .snapshot import Fold
 from .store import JobFolder
 from .turns import Turn
 
+if TYPE_CHECKING:
+    from ..llama import Child
+
 TICK = 0.1
 """Seconds between two looks at the control file."""
 
@@ -57,6 +60,9 @@ SPACE_CHECK = 2.0
 
 LOCK_PATIENCE = 0.3
 """Seconds to try for a job's lock: those who only ask whether it is held have it for microseconds."""
+
+LLAMA_AHEAD = 64 << 20
+"""Weights that are left to do when the process that verifies is started: a second or two of work."""
 
 DEATHS_BY_RANGE = 2
 DEATHS_AT_START = 3
@@ -110,6 +116,7 @@ class Supervisor:
         self.stopping = False
         self.partial: Partial | None = None
         self.companion: Companion | None = None
+        self.llama: _Task[Child] | None = None
         self.tasks = list(self.plan.ranges())
         self.frontier = 0
         self.source_seen = 0.0
@@ -166,6 +173,7 @@ class Supervisor:
                 reason = pause
             finally:
                 turn.close()
+                self.dismiss_llama()
             self.stay_paused(reason)
 
     # -- what comes in: signals and wishes ---------------------------------------------------------------------------
@@ -319,11 +327,10 @@ class Supervisor:
         wanted = self.obey()
         with Pool(self.folder.path, wanted.workers, wanted.nice) as pool:
             round_ = _Round(self, pool, todo)
-            if todo:
-                round_.step()
-            _Task(preload)
             while todo or pool.busy or self.unwritten:
                 round_.step()
+                if self.fold.weights_left <= LLAMA_AHEAD:
+                    self.call_llama()
         self.check_source_quickly(0)
 
     def advance(self) -> None:
@@ -377,6 +384,24 @@ class Supervisor:
         self.write_events_surely()
         self.journal.sync()
 
+    def call_llama(self) -> None:
+        """Have llama.cpp's process started and its modules imported while the workers still work."""
+        if self.spec.verify and not self.llama:
+            self.llama = _Task(self.start_llama)
+
+    def start_llama(self) -> Child:
+        """The process that will verify, and here what else verification needs."""
+        from .. import llama, model
+
+        assert model
+        return llama.ready_child(self.folder.path, self.spec.partial.name)
+
+    def dismiss_llama(self) -> None:
+        """End llama.cpp's process, if there is one, without waiting for it; it ends with ours in any case."""
+        called, self.llama = self.llama, None
+        if called:
+            _Task(lambda: called.wait().close())
+
     def ask_llama(self) -> dict[str, Any]:
         """Load the file in llama.cpp's child process; its facts, or ValidationFailed with its reason."""
         from ..llama import verify
@@ -384,7 +409,8 @@ class Supervisor:
         expected = [(tensor.name, tensor.type) for tensor in self.plan.tensors]
         # Where other work keeps the cores busy, llama.cpp's spinning threads wait for one another: few are faster.
         threads = max(1, min(self.fold.snapshot().workers, usable_cores() // 2))
-        verification = verify(self.spec.partial, self.folder.path, expected, threads=threads)
+        child = self.llama.wait() if self.llama else None
+        verification = verify(self.spec.partial, self.folder.path, expected, threads=threads, child=child)
         if not verification.ok:
             raise ValidationFailed(verification.problem)
         return {"tokens": verification.tokens, "text": verification.text, "seconds": round(verification.seconds, 3)}
@@ -588,6 +614,11 @@ class _Task(Generic[T]):
         self._thread.join(patience)
         return not self._thread.is_alive()
 
+    def wait(self) -> T:
+        """Its value, or what it raised, when it has ended."""
+        self._thread.join()
+        return self.result()
+
     def result(self) -> T:
         """Its value, or what it raised."""
         if self._error:
@@ -613,14 +644,6 @@ def cpu_seconds() -> float:
     """CPU time of this process and of all its children that have ended."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
-def preload() -> None:
-    """Import what verification needs while the workers work."""
-    from .. import llama, model
-
-    assert llama
-    assert model
 
 
 def main(folder: Path, ready: int) -> None:

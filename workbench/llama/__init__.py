@@ -15,16 +15,18 @@ from .contract import (
     Verification,
     default_threads,
 )
+from .host import Child
 from .llama import Llama
 from .smoke import SmokeResult, SmokeVerdict, smoke_test, verdict
 from .troubles import Cancelled, LlamaCrashed, LlamaFailed, LoadCancelled
-from .verify import verify
+from .verify import ready_child, verify
 
 __all__ = [
     "Buffer",
     "Cancelled",
     "ChatDone",
     "ChatEvent",
+    "Child",
     "Llama",
     "LlamaCrashed",
     "LlamaFailed",
@@ -38,6 +40,7 @@ __all__ = [
     "TextPiece",
     "Verification",
     "default_threads",
+    "ready_child",
     "smoke_test",
     "verdict",
     "verify",

@@ -131,11 +131,15 @@ def start(
     cancelled: Callable[[], bool] | None,
     patience: Patience | None,
     with_context: bool,
+    child: Child | None = None,
 ) -> tuple[Child, Line]:
-    """A child with the model loaded, and the facts it reports. The child is gone again if anything is raised."""
+    """A child with the model loaded, and the facts it reports; `child` is one without a model that is there already.
+
+    The child is gone again if anything is raised.
+    """
     check(path, settings)
     what = f"{printable(path.name)} could not be loaded"
-    child = Child(log_folder, path.name, patience)
+    child = child or Child(log_folder, path.name, patience)
     watch = Watch(cancelled, child)
     try:
         done: Line = {}

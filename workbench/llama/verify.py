@@ -9,8 +9,17 @@ from pathlib import Path
 from ..errors import QuantdeckError
 from ..text import printable
 from .contract import LoadSettings, Verification
-from .host import Patience
+from .host import Child, Patience
 from .llama import last, start
+
+
+def ready_child(log_folder: Path, subject: str) -> Child:
+    """A child that has imported everything, for a `verify` to come; blocks. Who does not use it closes it.
+
+    Raises:
+        LlamaFailed: it did not start.
+    """
+    return Child(log_folder, subject)
 
 
 def verify(
@@ -19,16 +28,18 @@ def verify(
     expected: Sequence[tuple[str, str]] | None = None,
     threads: int | None = None,
     patience: Patience | None = None,
+    child: Child | None = None,
 ) -> Verification:
     """Load `path` on the CPU and compute a few tokens; works for every architecture that llama.cpp loads.
 
-    `expected`: names and types of all tensors as planned; llama.cpp's own reader must find exactly these. Never raises
-    for a bad file: the verification says what is wrong.
+    `expected`: names and types of all tensors as planned; llama.cpp's own reader must find exactly these. `child`: one
+    from `ready_child`, which is used up. Never raises for a bad file: the verification says what is wrong.
     """
     began = time.monotonic()
     settings = LoadSettings(gpu_layers=0, threads=threads)
     try:
-        child, _ = start(path, settings, log_folder, None, None, patience, with_context=False)
+        ready = child if child and child.alive else None
+        child, _ = start(path, settings, log_folder, None, None, patience, with_context=False, child=ready)
         try:
             pairs = None if expected is None else [[name, kind] for name, kind in expected]
             what = f"{printable(path.name)} does not work"
