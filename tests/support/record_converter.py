@@ -4,7 +4,7 @@ Run by hand, in the environment of make_checkpoints.py, with llama.cpp's sources
     python tests/support/record_converter.py LLAMA_CPP [FAMILY ...]
 
 The converter knows pre-tokenizers by a hash of published vocabularies only, so it is told the name. It reads some
-fields that transformers 5 no longer writes: they are put back (`_OLD_FIELDS`), as a checkpoint of transformers 4 has them.
+fields that transformers 5 no longer writes: they are put back (`_OLD_FIELDS`), as transformers 4 wrote them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every family: our conversion against transformers' logits, tokens and chats, and against llama.cpp's converter.
 
-The answers stand in tests/checkpoints; tests/support/make_checkpoints.py and record_converter.py say how they came there.
+The answers stand in tests/checkpoints; make_checkpoints.py and record_converter.py of tests/support made them.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory):
         build(family, folder / family)
         model = read_checkpoint(folder / family, matrices="F32")
         with np.load(FIXTURES / family / "expected.npz") as expected:
-            found = ask(convert(model, folder / "model.gguf"), expected["ids"], DIFFICULT, folder)
-        return found
+            return ask(convert(model, folder / "model.gguf"), expected["ids"], DIFFICULT, folder)
 
     return answer
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from ..errors import ValidationFailed
 from ..model.wording import shown
 from .config import Config
 from .keys import Key
 from .stored import FLOATS, StoredTensor
-from .views import Gathered, PlusOne, View
+from .views import Gathered, MadeUp, PlusOne, View
 
 Extents = Mapping[str, int]
 MakeView = Callable[[tuple[StoredTensor, ...], Extents], View]
@@ -36,6 +38,8 @@ class Weight:
         count: the extent that counts `{e}`.
         layers: which layers have it; None for all.
         tied: left out of the checkpoint where the output shares the embeddings.
+        shared: the stored tensor that is taken then, for architectures that llama.cpp does not share them for.
+        zeros: llama.cpp wants it where the checkpoint leaves it out (biases): zeros, which change nothing.
     """
 
     stored: str
@@ -46,6 +50,8 @@ class Weight:
     count: str = "experts"
     layers: Callable[[Config, int], bool] | None = None
     tied: bool = False
+    shared: str = ""
+    zeros: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,12 +132,14 @@ def lay_out(family: Family, config: Config, stored: Mapping[str, StoredTensor]) 
     views = dict(family.made_up(config)) if family.made_up else {}
     used: set[str] = set()
     for weight, layer in _each(family.weights, config):
+        name = weight.name.format(i=layer)
         parts = _parts(weight, layer, names, extents, config)
         if parts is None:
+            if weight.zeros:
+                views[name] = MadeUp(np.zeros([extents[extent] for extent in weight.shape], np.float32))
             continue
         used |= {_plain(part.name, family.prefix) for part in parts}
         _check_shapes(weight, parts, extents, config, trims=family.trims)
-        name = weight.name.format(i=layer)
         if name in views:
             raise ValidationFailed(f"{shown(config.path)} is ambiguous: {name} is stored in two ways.")
         views[name] = weight.view(parts, extents) if weight.view else as_stored(parts, extents)
@@ -163,7 +171,9 @@ def _parts(
     wanted = [weight.stored.format(i=layer, e=e) for e in range(extents[weight.count] if many else 1)]
     missing = [name for name in wanted if name not in names]
     left_out = weight.tied and config.flag("tie_word_embeddings", default=True)
-    if missing and (len(missing) == len(wanted) and (weight.optional or left_out)):
+    if missing and left_out and weight.shared:
+        wanted, missing = [weight.shared], [] if weight.shared in names else [weight.shared]
+    if missing and len(missing) == len(wanted) and (weight.optional or left_out):
         return None
     if missing:
         raise ValidationFailed(

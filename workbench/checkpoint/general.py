@@ -73,7 +73,7 @@ def _authorship(folder: Path, views: Mapping[str, View], n_experts: int) -> dict
         for field in vars(metadata):
             if field.startswith("sampling_"):
                 setattr(metadata, field, None)
-        metadata.name = harmless(metadata.name or folder.absolute().name)
+        metadata.name = harmless(_hub_name(folder) or metadata.name or folder.absolute().name)
         metadata.size_label = metadata.size_label or gguf.size_label(total, shared, expert, n_experts)
         writer = gguf.GGUFWriter(path=None, arch="")
         writer.kv_data[0].clear()
@@ -86,6 +86,13 @@ def _authorship(folder: Path, views: Mapping[str, View], n_experts: int) -> dict
 def harmless(name: str) -> str:
     """A model's name; one with `phi3` in it makes llama.cpp look for tokens that not every vocabulary has, and die."""
     return re.sub(r"(phi)-?3", r"\1 3", name, flags=re.IGNORECASE)
+
+
+def _hub_name(folder: Path) -> str | None:
+    """The repository's name, where the folder is a snapshot in the Hub's cache and named after a commit."""
+    snapshots = folder.absolute().parent
+    parts = snapshots.parent.name.split("--")
+    return parts[-1].replace("-", " ") if snapshots.name == "snapshots" and parts[0] == "models" else None
 
 
 def _value(item: Any) -> Value:

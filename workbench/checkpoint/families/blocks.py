@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..family import Extents, MakeView, Weight
 from ..stored import StoredTensor
 from ..views import Gathered, View, halves_to_pairs
@@ -9,6 +11,8 @@ from ..views import Gathered, View, halves_to_pairs
 EMBEDDINGS = Weight("model.embed_tokens.weight", "token_embd.weight", ("vocab", "d"))
 OUTPUT_NORM = Weight("model.norm.weight", "output_norm.weight", ("d",))
 OUTPUT = Weight("lm_head.weight", "output.weight", ("vocab", "d"), tied=True)
+# For architectures whose output llama.cpp does not take from the embeddings by itself.
+OUTPUT_OF_ITS_OWN = replace(OUTPUT, shared="model.embed_tokens.weight")
 ENDS = (EMBEDDINGS, OUTPUT_NORM, OUTPUT)
 
 ATTENTION_NORM = Weight("model.layers.{i}.input_layernorm.weight", "blk.{i}.attn_norm.weight", ("d",))
@@ -16,11 +20,13 @@ FEED_FORWARD_NORM = Weight("model.layers.{i}.post_attention_layernorm.weight", "
 NORMS = (ATTENTION_NORM, FEED_FORWARD_NORM)
 
 
-def linear(stored: str, name: str, *shape: str, view: MakeView | None = None) -> tuple[Weight, Weight]:
-    """A matrix (rows, columns) and the bias that it may have."""
+def linear(
+    stored: str, name: str, *shape: str, view: MakeView | None = None, biased: bool = False
+) -> tuple[Weight, Weight]:
+    """A matrix (rows, columns) or a norm, and the bias that it may have; `biased`: that llama.cpp expects."""
     return (
         Weight(f"{stored}.weight", f"{name}.weight", shape, view),
-        Weight(f"{stored}.bias", f"{name}.bias", shape[:1], view, optional=True),
+        Weight(f"{stored}.bias", f"{name}.bias", shape[:1], view, optional=True, zeros=biased),
     )
 
 
@@ -29,14 +35,14 @@ def paired(parts: tuple[StoredTensor, ...], extents: Extents) -> View:
     return Gathered(parts, parts[0].shape, halves_to_pairs(extents["head"]))
 
 
-def attention(rotated: MakeView | None = None) -> tuple[Weight, ...]:
-    """Projections to queries, keys and values, and back."""
+def attention(rotated: MakeView | None = None, *, biased: bool = False) -> tuple[Weight, ...]:
+    """Projections to queries, keys and values, and back; `biased`: llama.cpp expects a bias at the last."""
     layer = "model.layers.{i}.self_attn"
     return (
         *linear(f"{layer}.q_proj", "blk.{i}.attn_q", "q", "d", view=rotated),
         *linear(f"{layer}.k_proj", "blk.{i}.attn_k", "kv", "d", view=rotated),
         *linear(f"{layer}.v_proj", "blk.{i}.attn_v", "kv", "d"),
-        *linear(f"{layer}.o_proj", "blk.{i}.attn_output", "d", "q"),
+        *linear(f"{layer}.o_proj", "blk.{i}.attn_output", "d", "q", biased=biased),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ...errors import ValidationFailed
+from ...model.wording import shown
 from ..config import Config
 from ..family import Family, Weight
 from ..keys import BLOCKS, EMBEDDING, FEED_FORWARD, FREQ_BASE, HEADS, KV_HEADS, NO_ROPE_SCALING, NORM_EPS, count, real
@@ -10,6 +12,15 @@ from .blocks import ATTENTION_NORM, EMBEDDINGS, GATED, OUTPUT_NORM, attention
 
 def _normed_heads(config: Config, layer: int) -> bool:
     return config.flag("use_qk_norm")
+
+
+def _runs(config: Config) -> None:
+    """llama.cpp tells the larger model, whose heads are normed, by its layers."""
+    if config.flag("use_qk_norm") != (config.n_layers >= 64):
+        raise ValidationFailed(
+            f"{shown(config.path)} norms queries and keys in a model of {config.n_layers} layers, or does not in one of"
+            " 64, which llama.cpp cannot run."
+        )
 
 
 _LAYER = "model.layers.{i}.self_attn"
@@ -47,5 +58,6 @@ COMMAND_R = Family(
         "tie_word_embeddings": True,
     },
     extents=lambda c: {"ff": c.feed_forward},
+    check=_runs,
     ignored=(r"lm_head\.weight",),
 )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from ..family import Family, Weight
 from ..keys import ROTARY_RMS
-from .blocks import ENDS, GATED, attention, head_norms
+from .blocks import EMBEDDINGS, GATED, OUTPUT_NORM, OUTPUT_OF_ITS_OWN, attention, head_norms
 
 OLMO2 = Family(
     classes=("Olmo2ForCausalLM",),
     architecture="olmo2",
     weights=(
-        *ENDS,
+        EMBEDDINGS,
+        OUTPUT_NORM,
+        OUTPUT_OF_ITS_OWN,
         *attention(),
         *head_norms("q", "kv"),
         Weight("model.layers.{i}.post_attention_layernorm.weight", "blk.{i}.post_attention_norm.weight", ("d",)),

@@ -36,6 +36,11 @@ QWEN3 = Family(
 
 
 def _experts_everywhere(config: Config) -> None:
+    if not config.flag("norm_topk_prob"):
+        raise ValidationFailed(
+            f"{shown(config.path)} leaves the shares of the chosen experts as they are (norm_topk_prob), and llama.cpp"
+            " always makes them add up to one for this family."
+        )
     if config.get("mlp_only_layers", default=[]) or config.count("decoder_sparse_step", default=1) != 1:
         raise ValidationFailed(
             f"{shown(config.path)} mixes layers with and without experts, which llama.cpp cannot run for this family."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..config import Config
 from ..family import Family, Weight
 from ..keys import BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, KV_HEADS, NORM_EPS, Key, number
-from .blocks import EMBEDDINGS, GATED, OUTPUT, attention, linear
+from .blocks import EMBEDDINGS, GATED, OUTPUT_OF_ITS_OWN, attention, linear
 
 _LAYER = "model.layers.{i}"
 
@@ -24,7 +24,7 @@ STABLELM = Family(
     weights=(
         EMBEDDINGS,
         *linear("model.norm", "output_norm", "d"),
-        OUTPUT,
+        OUTPUT_OF_ITS_OWN,
         *linear(f"{_LAYER}.input_layernorm", "blk.{i}.attn_norm", "d"),
         Weight(f"{_LAYER}.post_attention_layernorm.weight", "blk.{i}.ffn_norm.weight", ("d",), layers=_sequential),
         Weight(

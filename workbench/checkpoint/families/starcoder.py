@@ -17,9 +17,9 @@ STARCODER2 = Family(
         OUTPUT,
         *linear(f"{_LAYER}.input_layernorm", "blk.{i}.attn_norm", "d"),
         *linear(f"{_LAYER}.post_attention_layernorm", "blk.{i}.ffn_norm", "d"),
-        *attention(),
-        *linear(f"{_LAYER}.mlp.c_fc", "blk.{i}.ffn_up", "ff", "d"),
-        *linear(f"{_LAYER}.mlp.c_proj", "blk.{i}.ffn_down", "d", "ff"),
+        *attention(biased=True),
+        *linear(f"{_LAYER}.mlp.c_fc", "blk.{i}.ffn_up", "ff", "d", biased=True),
+        *linear(f"{_LAYER}.mlp.c_proj", "blk.{i}.ffn_down", "d", "ff", biased=True),
     ),
     keys=(*ATTENTION, *ROPE_SCALING, FREQ_BASE, NORM_EPS),
     defaults={

@@ -1,0 +1,307 @@
+"""Checkpoints that are damaged, hostile or of another kind: each is refused in one sentence, nothing is written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quantdeck.workbench import jobs
+from quantdeck.workbench.checkpoint import read_checkpoint
+from quantdeck.workbench.checkpoint.stored import read_stored
+from quantdeck.workbench.errors import BadArgument, ModelNotFound, QuantdeckError, ValidationFailed
+from quantdeck.workbench.jobs import JobStore
+from quantdeck.workbench.model import open_source, read_model
+from quantdeck.workbench.recipe import Request
+from support.checkpoints import build, change_json
+
+Harm = Callable[[Path], Any]
+
+
+def _header(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change a safetensors header in place of the old one; the weights stay."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+
+
+def _entry(name: str, **changes: Any) -> Harm:
+    return lambda folder: _header(folder / "model.safetensors", lambda header: header[name].update(changes))
+
+
+def _twice(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    text = content[8 : 8 + length].rstrip()
+    entry = json.dumps({"model.norm.weight": json.loads(text)["model.norm.weight"]})[1:-1]
+    text = text[:-1] + b"," + entry.encode() + b"}"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+
+
+def _rename(old: str, new: str) -> Harm:
+    return lambda folder: _header(folder / "model.safetensors", lambda header: header.update({new: header.pop(old)}))
+
+
+def _write(name: str, content: bytes) -> Harm:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def _config(**changes: Any) -> Harm:
+    return lambda folder: change_json(folder / "config.json", **changes)
+
+
+def _cut(n_bytes: int) -> Harm:
+    def harm(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:-n_bytes])
+
+    return harm
+
+
+def _tokenizer_of(family: str) -> Harm:
+    def harm(folder: Path) -> None:
+        other = build(family, folder / "other")
+        (folder / "tokenizer.json").write_bytes((other / "tokenizer.json").read_bytes())
+
+    return harm
+
+
+def _fewer_tokens(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text("utf-8"))
+    tokenizer["model"]["vocab"] = {text: i for text, i in tokenizer["model"]["vocab"].items() if i < 100}
+    tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if token["id"] < 100]
+    tokenizer["model"]["merges"] = []
+    path.write_text(json.dumps(tokenizer), "utf-8")
+
+
+Q = "model.layers.0.self_attn.q_proj.weight"
+
+HARMS: dict[str, tuple[Harm, str]] = {
+    "no header": (_write("model.safetensors", b"abc"), "is not a safetensors file"),
+    "empty": (_write("model.safetensors", b""), "is not a safetensors file"),
+    "header longer than the file": (
+        _write("model.safetensors", (5000).to_bytes(8, "little") + b"{}"),
+        "its header has 5000 bytes, and the file ends before",
+    ),
+    "header of 2^63 bytes": (_write("model.safetensors", (1 << 63).to_bytes(8, "little") + b"{}"), "not a safetensors"),
+    "header no JSON": (_write("model.safetensors", (2).to_bytes(8, "little") + b"]["), "its header is not JSON"),
+    "header a list": (_write("model.safetensors", (2).to_bytes(8, "little") + b"[]"), "not a list of tensors"),
+    "deep nesting": (
+        _write("model.safetensors", (100_000).to_bytes(8, "little") + b"[" * 100_000),
+        "its header is not JSON",
+    ),
+    "Git LFS pointer": (
+        _write("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"),
+        "Git LFS pointer",
+    ),
+    "cut off": (_cut(100), "ends 100 bytes after the file"),
+    "too long": (
+        lambda folder: (folder / "model.safetensors").open("ab").write(b"x" * 10),
+        r"tensors take \d+ bytes, and the file holds",
+    ),
+    "overlap": (_entry("model.norm.weight", data_offsets=[0, 512]), "overlaps another one|nothing stands before"),
+    "gap": (_entry("model.norm.weight", data_offsets=[10**7, 10**7 + 512]), "bytes after the file|nothing stands"),
+    "negative offset": (_entry(Q, data_offsets=[-4, 131068]), "does not say where tensor"),
+    "offsets backwards": (_entry(Q, data_offsets=[10, 4]), "does not say where tensor"),
+    "offsets no numbers": (_entry(Q, data_offsets=["a", "b"]), "does not say where tensor"),
+    "huge shape": (_entry(Q, shape=[1 << 40, 1 << 40]), "does not take"),
+    "shape no list": (_entry(Q, shape="256"), "does not say where tensor|does not take"),
+    "shape with true": (_entry(Q, shape=[True, 65536]), "does not say where tensor"),
+    "unknown type": (_entry(Q, dtype="F7"), "in a type that is not known"),
+    "another type": (_entry(Q, dtype="I16"), "is stored as I16, and only F32, F16, BF16 can be converted"),
+    "another shape": (
+        _entry(Q, shape=[128, 512]),
+        r"has the shape \[128, 512\], and config.json asks for \[256, 256\]",
+    ),
+    "duplicate name": (_twice, "its header holds model.norm.weight twice"),
+    "tensor missing": (_rename("model.norm.weight", "model.norm.weight2"), "model.norm.weight is missing"),
+    "tensor too many": (_rename("lm_head.weight", "lm_hat.weight"), "lm_head.weight is missing"),
+    "layers beyond": (_config(num_hidden_layers=1), "and config.json names 1 layers"),
+    "layers missing": (_config(num_hidden_layers=3), r"model.layers.2\..* is missing"),
+    "hidden size": (_config(hidden_size=128), "config.json asks for"),
+    "heads": (_config(num_attention_heads=0), "num_attention_heads must be at least 1"),
+    "kv heads": (_config(num_key_value_heads=3), "num_key_value_heads must be a divisor of 4"),
+    "no hidden size": (_config(hidden_size=None), "hidden_size must be a whole number and is missing"),
+    "hidden size in words": (_config(hidden_size="many"), "hidden_size must be a whole number and is many"),
+    "eps infinite": (_config(rms_norm_eps=float("inf")), "rms_norm_eps must be a number"),
+    "unknown scaling": (
+        _config(rope_parameters={"rope_type": "fancy", "factor": 2, "rope_theta": 1e4}),
+        "rotary positions of the kind fancy",
+    ),
+    "unknown architecture": (
+        _config(architectures=["DreamForCausalLM"]),
+        "the architecture DreamForCausalLM, which cannot be converted yet; known are",
+    ),
+    "no architecture": (_config(architectures=None), "of no name"),
+    "quantized": (_config(quantization_config={"quant_method": "gptq"}), r"is quantized already \(gptq\)"),
+    "config no JSON": (_write("config.json", b"{"), "config.json is damaged: it is not JSON"),
+    "config a list": (_write("config.json", b"[]"), "does not hold a JSON object"),
+    "config not UTF-8": (_write("config.json", b"\xff\xfe{}"), "it is not text in UTF-8"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
+    "tokenizer damaged": (_write("tokenizer.json", b"{}"), "does not hold a vocabulary|holds no tokenizer"),
+    "tokenizer no JSON": (_write("tokenizer.json", b"nonsense"), "tokenizer.json is damaged: it is not JSON"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "holds no tokenizer"),
+    "tokenizer of another model": (_tokenizer_of("llama2"), "does not belong|cannot be converted"),
+    "tokenizer with few tokens": (_fewer_tokens, "has only 100 tokens of the model's 448"),
+    "special token beyond": (_config(pad_token_id=99999), "names token 99999 as pad"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_it_is_refused_in_one_sentence(harm: str, tmp_path: Path):
+    folder = build("qwen2", tmp_path / "model")
+    inflict, sentence = HARMS[harm]
+    inflict(folder)
+    with pytest.raises((ValidationFailed, ModelNotFound), match=sentence) as caught:
+        read_model(folder)
+    _one_sentence(str(caught.value))
+
+
+def _one_sentence(text: str) -> None:
+    assert "\n" not in text and text.endswith(".") and len(text) < 1500
+    assert "Traceback" not in text and "Error" not in text
+
+
+SHARD = "model-00002-of-00003.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (lambda folder: (folder / SHARD).unlink(), f"A part of the model is missing: .*{SHARD}"),
+        (
+            lambda folder: change_json(folder / "model.safetensors.index.json", weight_map={Q: "../model.safetensors"}),
+            "is not the name of a file beside it",
+        ),
+        (
+            lambda folder: change_json(folder / "model.safetensors.index.json", weight_map={"x": SHARD}),
+            "index.json is wrong: tensor x is not in",
+        ),
+        (
+            lambda folder: change_json(folder / "model.safetensors.index.json", weight_map=None),
+            "which file holds which",
+        ),
+        (lambda folder: change_json(folder / "model.safetensors.index.json", weight_map=[1]), "which file holds which"),
+        (
+            lambda folder: (folder / SHARD).write_bytes((folder / SHARD.replace("2-of", "1-of")).read_bytes()),
+            "two of its files hold tensor",
+        ),
+    ],
+)
+def test_shards_that_do_not_belong_together(harm: Harm, sentence: str, tmp_path: Path):
+    folder = build("llama3", tmp_path / "model", shards=3)
+    harm(folder)
+    with pytest.raises((ValidationFailed, ModelNotFound), match=sentence) as caught:
+        read_model(folder)
+    _one_sentence(str(caught.value))
+
+
+def test_shards_without_an_index_are_found_and_counted(tmp_path: Path):
+    folder = build("llama3", tmp_path / "model", shards=3)
+    whole = read_model(folder)
+    (folder / "model.safetensors.index.json").unlink()
+    assert read_model(folder).tensors == whole.tensors
+    (folder / SHARD).unlink()
+    with pytest.raises(ModelNotFound, match="holds 2 of the 3 files"):
+        read_model(folder)
+
+
+def test_pickled_weights_are_never_opened(tmp_path: Path):
+    folder = build("llama3", tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(
+        ModelNotFound, match=r"never opened because they can run any program: convert them to safetensors"
+    ):
+        read_model(folder)
+
+
+def test_a_folder_of_ggufs_is_no_checkpoint(tmp_path: Path):
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelNotFound, match=r"is a folder; name a file in it, such as a\.gguf"):
+        read_model(tmp_path)
+
+
+def test_names_that_steer_terminals_do_not_reach_them(tmp_path: Path):
+    folder = build("llama3", tmp_path / "model")
+    _rename("model.norm.weight", "\x1b[2Jmodel")(folder)
+    change_json(folder / "config.json", tie_word_embeddings=True)
+    with pytest.raises(ValidationFailed) as caught:
+        read_model(folder)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_the_name_of_the_pre_tokenizer(tmp_path: Path):
+    folder = build("qwen2", tmp_path / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\p{L}+|."
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+    with pytest.raises(ValidationFailed, match=r"cuts text in a way that is not known \(NFC, then split:.*--pre NAME"):
+        read_model(folder)
+    assert read_model(folder, pre="qwen2").get("tokenizer.ggml.pre") == "qwen2"
+    with pytest.raises(BadArgument, match=r"llama\.cpp has no pre-tokenizer 'qwen'; it has .*qwen2"):
+        read_model(folder, pre="qwen")
+
+
+def test_weights_that_are_no_numbers_end_the_job(tmp_path: Path):
+    folder = build("llama3", tmp_path / "model", dtype="F16")
+    _nan(folder / "model.safetensors", "model.layers.1.mlp.up_proj.weight")
+    store = JobStore(tmp_path / "store")
+    for level in ("Q8_0", "F16", "BF16"):
+        output = tmp_path / f"{level}.gguf"
+        job = jobs.submit(store, jobs.prepare(store, folder, Request(level), output, workers=1))
+        jobs.start(store, job)
+        end = list(store.follow(job))[-1]
+        assert end.status == "failed" and re.search(r"blk\.1\.ffn_up\.weight.*NaN", end.message), end.message
+        assert not output.exists()
+
+
+def _nan(path: Path, name: str) -> None:
+    tensor = read_stored(path, 0)[name]
+    with path.open("r+b") as file:
+        file.seek(tensor.offset + 2000)
+        file.write(np.float16("nan").tobytes())
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read(tmp_path: Path):
+    folder = build("llama3", tmp_path / "model")
+    model = read_checkpoint(folder)
+    source = open_source(model)
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(ValidationFailed, match="has become shorter"):
+        source.rows("blk.1.ffn_up.weight", 0, 512)
+    source.close()
+    with pytest.raises(ValidationFailed, match="incomplete"):
+        open_source(model)
+
+
+def test_random_damage_is_refused_or_harmless(tmp_path: Path):
+    folder = build("llama2", tmp_path / "model")
+    state = np.random.RandomState(5)
+    files = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"]
+    originals = {name: (folder / name).read_bytes() for name in files}
+    refused = 0
+    for turn in range(300):
+        name = files[turn % len(files)]
+        content = bytearray(originals[name])
+        reach = min(len(content), 2500)
+        for _ in range(int(state.randint(1, 6))):
+            content[int(state.randint(0, reach))] = int(state.randint(0, 256))
+        (folder / name).write_bytes(bytes(content[: state.randint(1, len(content))] if turn % 7 == 0 else content))
+        try:
+            read_model(folder)
+        except QuantdeckError as error:
+            refused += 1
+            _one_sentence(str(error))
+        (folder / name).write_bytes(originals[name])
+    assert refused > 100
