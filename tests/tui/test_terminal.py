@@ -85,7 +85,7 @@ def test_every_room_fits_the_terminal(start: Start, size: tuple[int, int]) -> No
     terminal.press("esc", "t")
     terminal.wait_for("Enter keeps it")
     terminal.press("down", "enter", "q")
-    assert terminal.wait() == 0
+    assert terminal.wait() == 0, terminal.text()
 
 
 def test_the_theme_is_remembered(start: Start, environ: dict[str, str]) -> None:

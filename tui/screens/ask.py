@@ -7,13 +7,13 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Footer, Input, Static
 
 from ...workbench.text import printable
+from .sheet import Sheet
 
 
-class AskText(ModalScreen[str | None]):
+class AskText(Sheet[str | None]):
     """One line of text; dismissed with it, or with None after Esc."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss_none", "Cancel", key_display="esc")]
@@ -37,7 +37,7 @@ class AskText(ModalScreen[str | None]):
         self.dismiss(None)
 
 
-class AskYes(ModalScreen[bool]):
+class AskYes(Sheet[bool]):
     """A question that y answers with yes and everything else with no."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -8,15 +8,15 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Footer, Static
 
 from ...workbench.advice import Advice
 from ...workbench.text import printable
 from ..describe import headline, step_words
+from .sheet import Sheet
 
 
-class DetailsScreen(ModalScreen[None]):
+class DetailsScreen(Sheet[None]):
     """A sheet to read; Esc closes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,enter,w,q", "close", "Close", key_display="esc")]

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Footer, Input, Static
 
 from ...workbench.profile import ChatSettings
 from ...workbench.session import Session
 from ...workbench.text import printable
+from .sheet import Sheet
 
 LABELS = {
     "system_prompt": ("System prompt", "what the model is told first"),
@@ -36,7 +36,7 @@ class Field(Input):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "Keep")]
 
 
-class SettingsScreen(ModalScreen[bool]):
+class SettingsScreen(Sheet[bool]):
     """Every setting with its meaning; dismissed with True if the model must be loaded again."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

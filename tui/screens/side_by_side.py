@@ -12,7 +12,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Footer, Input, Static
 
 from ...workbench.difference import agreement, common_length
@@ -21,6 +20,7 @@ from ...workbench.llama import Cancelled, ChatDone, Llama, Sampling
 from ...workbench.session import Session
 from ...workbench.text import printable
 from ..fault import keep
+from .sheet import Sheet
 
 REDRAW_SECONDS = 0.2
 LONGEST_ANSWER = 400
@@ -38,7 +38,7 @@ class _Side:
     tokens: list[int] = field(default_factory=list)
 
 
-class SideBySide(ModalScreen[None]):
+class SideBySide(Sheet[None]):
     """Two panes and a prompt. Both answer greedily, so that only the models differ."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -7,15 +7,15 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Footer, OptionList, Static
 from textual.widgets.option_list import Option
 
 from ...workbench.text import printable
 from ...workbench.themes import LoadedThemes
+from .sheet import Sheet
 
 
-class ThemeScreen(ModalScreen[str | None]):
+class ThemeScreen(Sheet[str | None]):
     """The list of themes; dismissed with the chosen name, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,t,q", "cancel", "Keep the old one", key_display="esc")]
