@@ -151,5 +151,7 @@ def test_models_are_measured_and_compared(start: Start, quantdeck: Callable[...,
     terminal.type("What is the capital of France?")
     terminal.press("enter")
     terminal.wait_for("tokens agree", 120)
-    terminal.press("esc", "q")
+    terminal.press("esc")
+    terminal.wait_for("Mark")
+    terminal.press("q")
     assert terminal.wait() == 0

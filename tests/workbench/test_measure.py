@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.job import make_source
 from benchmarks.levels import compared, faults, make
 
 from quantdeck.workbench.comparison import COLUMNS, WRITERS, as_csv, as_json, as_markdown, compare, ordered
@@ -18,7 +20,8 @@ from quantdeck.workbench.imatrix import ImatrixFile
 from quantdeck.workbench.library import Entry, Figure
 from quantdeck.workbench.llama import Cancelled
 from quantdeck.workbench.llama.evaluate import EvaluationSettings
-from quantdeck.workbench.measure import MeasureSettings, default_settings, entry_of, measure, read_questions
+from quantdeck.workbench.llama.trial import try_out
+from quantdeck.workbench.measure import MeasureSettings, default_settings, entry_of, estimate, measure, read_questions
 from quantdeck.workbench.model import read_model
 from quantdeck.workbench.paths import Paths
 from quantdeck.workbench.sample import SAMPLE
@@ -110,8 +113,6 @@ def test_another_file_under_the_name_is_another_model(session: Session, tmp_path
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    import os
-
     os.utime(path, (path.stat().st_atime + 3600, path.stat().st_mtime + 3600))
     assert entry_of(session.library, path, read_model(path)).sha256 != first.sha256
 
@@ -212,3 +213,19 @@ def test_where_answers_part() -> None:
     assert agreement([1, 2], [1, 2, 3]).first_difference == 2
     assert common_length("abc", "abd", False) == 2
     assert common_length("ab", "abcd", False) == 4 and common_length("ab", "abcd", True) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["Q8_0", "Q4_K_M"])
+def test_memory_is_what_was_expected(level: str, tmp_path: Path) -> None:
+    session = Session(Paths(tmp_path, tmp_path, tmp_path))
+    source = make_source(tmp_path / "source.gguf", 4e8)
+    path = tmp_path / f"{level}.gguf"
+    llama_quantize.quantize(source, path, level)
+    source.unlink()
+    session.look_at_machine(tmp_path)
+    model = read_model(path)
+    for context in (512, 2048):
+        expected = estimate(session, model, context)
+        trial = try_out(path, replace(session.load_settings(path), context=context, threads=1), tmp_path)
+        assert expected.memory == pytest.approx(trial.peak_memory, rel=0.05), context

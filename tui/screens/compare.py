@@ -44,7 +44,8 @@ Everything in the library, and any file added with a, with what was measured on 
 from the model that it was made from (0 is the same), how often the likeliest token is the same, questions answered,
 tokens per second. A dot marks the efficient ones: no other model is both smaller and better.
 e measures the model under the cursor in the background, m everything that has no figures yet; c stops, and what was
-computed is kept. Mark two models with the space bar and press b to give both the same prompt.
+computed is kept. Mark two models with the space bar and press b to give both the same prompt. A file from elsewhere
+is held against the one model that is marked.
 """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "evaluate", "Measure"),
@@ -175,9 +176,7 @@ computed is kept. Mark two models with the space bar and press b to give both th
 
     def _measure_one(self, entry: Entry, head: str, stop: threading.Event) -> None:
         path = Path(entry.path)
-        source = Path(entry.source) if entry.source else None
-        reference = source if source and source.exists() else None
-        settings = default_settings(path, EvaluationSettings(), reference)
+        settings = default_settings(path, EvaluationSettings(), self._reference(entry))
         if self._corpus:
             settings = replace(settings, corpus=self._corpus)
 
@@ -187,6 +186,14 @@ computed is kept. Mark two models with the space bar and press b to give both th
             self.app.call_from_thread(self._progress, progress.fraction, words)
 
         measure(self.session, path, settings, heard, stop.is_set)
+
+    def _reference(self, entry: Entry) -> Path | None:
+        """What it was made from, if that is still there; else the one model that is marked, if it is another."""
+        if entry.source:
+            source = Path(entry.source)
+            return source if source.exists() else None
+        marked = [key for key in self._marked if key in self._entries and key != entry.sha256]
+        return Path(self._entries[marked[0]].path) if len(self._marked) == 1 and marked else None
 
     def _progress(self, fraction: float, words: str) -> None:
         self.query_one("#measuring", ProgressBar).progress = fraction

@@ -16,6 +16,7 @@ from ...workbench import jobs
 from ...workbench.advice import Advice, Candidate, Walk
 from ...workbench.errors import QuantdeckError
 from ...workbench.imatrices import Found
+from ...workbench.imatrix import ImatrixFile
 from ...workbench.jobs import Proposal
 from ...workbench.llama import Cancelled
 from ...workbench.model import read_model
@@ -23,7 +24,7 @@ from ...workbench.recipe import Request
 from ...workbench.sample import SAMPLE
 from ...workbench.session import Session, model_path, user_path
 from ...workbench.text import printable
-from ..describe import calibration_words, default_output, free_name, step_words, wants_imatrix
+from ..describe import calibration_words, coverage_lines, default_output, free_name, step_words, wants_imatrix
 from ..messages import OpenHub, OpenJob
 from ..widgets.imatrix import ImatrixPane
 from ..widgets.plan import PlanPane
@@ -34,7 +35,7 @@ from .details import DetailsScreen
 from .room import Room
 
 if TYPE_CHECKING:
-    from ...workbench.llama.calibrate import CalibrationProgress
+    from ...workbench.llama.calibrate import CalibrationProgress, Coverage
 
 
 class WizardRoom(Room):
@@ -288,19 +289,25 @@ or Backspace goes one step back.
             fraction = progress.done / max(1, progress.chunks)
             self.app.call_from_thread(self.query_one(ImatrixPane).progress, fraction, calibration_words(progress))
 
-        def work() -> Path | None:
+        def work() -> tuple[Path, Coverage] | None:
             try:
-                return self.session.calibrate(model, corpus, heard, stop.is_set).path
+                made = self.session.calibrate(model, corpus, heard, stop.is_set).path
             except Cancelled:
                 return None
+            from ...workbench.llama.calibrate import coverage
+
+            return made, coverage(ImatrixFile(made), read_model(model))
 
         self.in_background(work, self._calibrated)
 
-    def _calibrated(self, imatrix: Path | None) -> None:
+    def _calibrated(self, made: tuple[Path, Coverage] | None) -> None:
         self.query_one(ImatrixPane).working = False
         if self.step != "imatrix":
             return
-        if imatrix:
+        if made:
+            imatrix, reached = made
+            if not reached.complete:
+                self.tell("\n".join(coverage_lines(reached)), "warning", 30)
             self._with_imatrix(imatrix)
             return
         self.tell("Calibration was stopped; chosen again, it goes on where it was.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from ...kernels import KernelError
@@ -15,7 +15,7 @@ from .cache import number
 from .data import LevelFacts
 from .fit import Footprint, MemoryNeed, Placement, Running, Setup, footprint, place, running
 from .machine import Machine
-from .speed import Corrections, learn, prompt_class, tokens_per_second
+from .speed import GPU_EFFICIENCY, MOST_TOKENS, Corrections, learn, prompt_class, tokens_per_second
 
 Writable = Callable[[Recipe], bool]
 _Described = tuple[str, tuple[int, ...], str]
@@ -131,8 +131,11 @@ class Estimator:
     def learned(
         self, machine: Machine, setup: Setup, tokens_per_second: float, corrections: Corrections
     ) -> Corrections:
-        """What it teaches that the model, as it is, came to `tokens_per_second`; only runs on the processor teach."""
+        """What it teaches that the model, as it is, came to `tokens_per_second`; nothing if cards hold a part of it."""
         row = self.as_it_is(machine, setup, corrections)
+        if row.placement.where == "gpu" and row.tokens_per_second < MOST_TOKENS:
+            gain = tokens_per_second / row.tokens_per_second
+            return replace(corrections, gpu=(corrections.gpu or GPU_EFFICIENCY) * gain)
         if row.placement.where != "cpu":
             return corrections
         tables = row.facts is not None and row.facts.table_driven

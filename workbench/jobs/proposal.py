@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,10 +99,15 @@ def make_request_recipe(model: Model, request: Request, imatrix: Path | None) ->
 
     matrix = ImatrixFile(imatrix)
     recipe = make_recipe(model, request, matrix.facts())
-    for choice in recipe.tensors:
-        if not choice.copied:
-            matrix.weights_for(choice.tensor)
-    return recipe
+    made = [choice for choice in recipe.tensors if not choice.copied]
+    for choice in made:
+        matrix.weights_for(choice.tensor)
+    without = make_recipe(model, request, preview=True)
+    other = sum(a.type != b.type for a, b in zip(recipe.tensors, without.tensors, strict=True))
+    weighed = sum(choice.tensor.name in matrix.names for choice in made)
+    also = f"; {other} get another type than they would without it" if other else ""
+    note = f"The importance matrix decides how {weighed} of {len(made)} tensors are rounded{also}."
+    return replace(recipe, notes=(*recipe.notes, note))
 
 
 def propose(
