@@ -51,6 +51,31 @@ def write_plain_model(
     return path
 
 
+def write_split_model(
+    folder: Path, name: str, shapes: dict[str, tuple[int, ...]], parts: int, dtype: str = "F16"
+) -> list[Path]:
+    """The same weights as those of `write_plain_model`, in several files as llama.cpp's gguf-split names them."""
+    whole = write_plain_model(folder / f"{name}.whole", shapes, dtype)
+    model, names = read_model(whole), list(shapes)
+    paths = [folder / f"{name}-{part + 1:05}-of-{parts:05}.gguf" for part in range(parts)]
+    with whole.open("rb") as content:
+        for part, path in enumerate(paths):
+            chosen = [model.by_name[tensor] for tensor in names[part::parts]]
+            metadata = dict(model.metadata) if part == 0 else {}
+            metadata |= {"split.no": value("uint16", part), "split.count": value("uint16", parts)}
+            metadata |= {"split.tensors.count": value("int32", len(names))}
+            header = write_header(metadata, [(t.name, t.shape, t.type) for t in chosen])
+            with path.open("wb") as file:
+                file.write(header.content)
+                file.truncate(header.total_size)
+                for tensor, offset in zip(chosen, header.offsets, strict=True):
+                    content.seek(tensor.offset)
+                    file.seek(offset)
+                    file.write(content.read(tensor.n_bytes))
+    whole.unlink()
+    return paths
+
+
 def _stored(rows: np.ndarray, name: str) -> bytes:
     if name == "BF16":
         return (rows.view(np.uint32) >> 16).astype(np.uint16).tobytes()
@@ -63,7 +88,8 @@ def plain_recipe(model: Model, name: str) -> Recipe:
     for tensor in model.tensors:
         fits = len(tensor.shape) > 1 and tensor.row_length % TYPES[name].block_size == 0
         choices.append(TensorChoice(tensor, name if fits else tensor.type, name))
-    return Recipe(name, 7, tuple(choices), dict(model.metadata))
+    metadata = {key: item for key, item in model.metadata.items() if not key.startswith("split.")}
+    return Recipe(name, 7, tuple(choices), metadata)
 
 
 @dataclass

@@ -94,6 +94,14 @@ class Partial:
             offset, length = offset + len(piece), length - len(piece)
         return b"".join(pieces)
 
+    def is_intact(self) -> bool:
+        """False if somebody else removed, replaced, or cut the file; two system calls."""
+        try:
+            ours, there = os.fstat(self.descriptor), self.path.stat()
+        except FileNotFoundError:
+            return False
+        return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino) and ours.st_size == self.plan.total
+
     def sync(self) -> None:
         """Wait until the file is on disk."""
         os.fsync(self.descriptor)

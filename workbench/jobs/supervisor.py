@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 TICK = 0.1
 """Seconds between two looks at the control file."""
 
-SOURCE_CHECK = 1.0
-"""Seconds between two looks at the source's size and time."""
+FILES_CHECK = 1.0
+"""Seconds between two looks at the inputs' sizes and times."""
 
 SUMMARY_INTERVAL = 1.0
 """Seconds between two summaries while ranges are being done."""
@@ -120,6 +120,7 @@ class Supervisor:
         self.tasks = list(self.plan.ranges())
         self.frontier = 0
         self.source_seen = 0.0
+        self.inodes: dict[str, int] = {}
         folder.summary_path.unlink(missing_ok=True)
         wanted = self.control.read()
         self.record(events.Started(pid=os.getpid(), workers=wanted.workers, nice=wanted.nice))
@@ -142,7 +143,8 @@ class Supervisor:
             where = printable(str(error.filename or self.spec.partial))
             self.finish(
                 events.Failed(
-                    reason=f"{where} could not be used: {error.strerror}; resume the job when it can.", resumable=True
+                    reason=f"{where} could not be used: {error.strerror or error}; resume the job when it can.",
+                    resumable=True,
                 )
             )
         except Exception as error:
@@ -341,15 +343,26 @@ class Supervisor:
             whole = self.frontier == len(self.tasks)
             self.companion.advance(self.plan.total if whole else self.plan.place(self.tasks[self.frontier])[0])
 
+    def check_partial(self) -> None:
+        """Fail if somebody laid hands on the partial file; a resumed job makes anew what is missing."""
+        assert self.partial
+        if not self.partial.is_intact():
+            raise ResumeFailed(
+                f"{printable(str(self.partial.path))} was changed or removed while the job ran; "
+                "resume the job, and what is missing is made again."
+            )
+
     def check_source_quickly(self, interval: float) -> None:
-        """Fail if the source's size or time changed; looks at most every `interval` seconds."""
+        """Fail if the source is another file, or its size or time changed; looks at most every `interval` seconds."""
         if time.monotonic() - self.source_seen < interval:
             return
         self.source_seen = time.monotonic()
         for source in self.plan.inputs:
             shown = printable(source.path)
             try:
-                unchanged = source.looks_unchanged()
+                # A worker that starts later would read another file: its number tells where size and time do not.
+                number = Path(source.path).stat().st_ino
+                unchanged = source.looks_unchanged() and self.inodes.setdefault(source.path, number) == number
             except OSError as error:
                 raise ResumeFailed(
                     f"{shown} cannot be read any more: {error.strerror}; resume the job when it can."
@@ -380,6 +393,7 @@ class Supervisor:
             self.obey()
         sync.result()
         self.check_source_quickly(0)
+        self.check_partial()
         self.record(events.Verified(sha256=whole, facts=facts))
         self.write_events_surely()
         self.journal.sync()
@@ -409,7 +423,10 @@ class Supervisor:
         expected = [(tensor.name, tensor.type) for tensor in self.plan.tensors]
         # Where other work keeps the cores busy, llama.cpp's spinning threads wait for one another: few are faster.
         threads = max(1, min(self.fold.snapshot().workers, usable_cores() // 2))
-        child = self.llama.wait() if self.llama else None
+        child = None
+        if self.llama:
+            with contextlib.suppress(QuantdeckError):  # it did not come up then; another one may now
+                child = self.llama.wait()
         verification = verify(self.spec.partial, self.folder.path, expected, threads=threads, child=child)
         if not verification.ok:
             raise ValidationFailed(verification.problem)
@@ -502,7 +519,7 @@ class _Round:
             self.settle(wanted)
         if self.halt and not pool.busy:
             raise self.halt
-        job.check_source_quickly(SOURCE_CHECK)
+        job.check_source_quickly(FILES_CHECK)
         if job.write_events() and not self.halt:
             pool.start_missing(len(self.todo))
             self.hand_out()
@@ -555,6 +572,7 @@ class _Round:
                 seconds=values["seconds"],
                 errors=tuple(values["errors"]),
             )
+            self.job.check_partial()
             self.job.record(done)
             self.job.advance()
             return
