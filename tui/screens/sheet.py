@@ -13,11 +13,11 @@ Result = TypeVar("Result")
 class Sheet(ModalScreen[Result]):
     """A modal screen that closes once, however many keys ask for it."""
 
-    _closed = False
+    _was_dismissed = False
 
     def dismiss(self, result: Result | None = None) -> AwaitComplete:
         """Close with `result`. A key that was typed ahead may ask again before the first one has taken effect."""
-        if self._closed:
+        if self._was_dismissed:
             return AwaitComplete()
-        self._closed = True
+        self._was_dismissed = True
         return super().dismiss(result)
