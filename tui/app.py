@@ -17,7 +17,7 @@ from textual.screen import Screen
 from ..workbench.session import Session
 from ..workbench.text import printable
 from .describe import STATUS_WORDS, running_words
-from .messages import OpenChat, OpenHub, OpenJob, OpenWizard
+from .messages import EntersInTurn, OpenChat, OpenHub, OpenJob, OpenWizard
 from .screens.room import Room
 from .theme import textual_theme
 from .widgets.title import TitleLine
@@ -121,8 +121,8 @@ class Workbench(App[None]):
     # -- keys --------------------------------------------------------------------------------------------------------
 
     async def on_enter_pressed(self) -> None:
-        """Every key before it has been acted on: the room that is shown now takes it."""
-        if isinstance(self.screen, Room):
+        """Every key before it has been acted on: the room or sheet that is shown now takes it."""
+        if isinstance(self.screen, EntersInTurn):
             await self.screen.take_enter()
 
     def action_help(self) -> None:

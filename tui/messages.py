@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from textual.message import Message
 
@@ -36,3 +37,11 @@ class OpenJob(Message):
 
 class EnterPressed(Message):
     """Enter, sent the way that every other key goes, so that it overtakes none that was pressed before it."""
+
+
+@runtime_checkable
+class EntersInTurn(Protocol):
+    """A screen whose Enter is a priority binding that posts EnterPressed."""
+
+    async def take_enter(self) -> None:
+        """Enter, after every key in front of it."""

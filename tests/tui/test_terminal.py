@@ -261,3 +261,16 @@ def test_settings_that_are_not_kept_are_told(start: Start, environ: dict[str, st
     terminal.type(f"{secret}\r")
     terminal.wait_for("looks like a secret")
     assert secret not in (Path(environ["QUANTDECK_HOME"]) / "profile.toml").read_text()
+
+
+def test_a_sheet_closes_once(start: Start) -> None:
+    terminal = start()
+    terminal.wait_for("usable of")
+    terminal.press("4", "ctrl+o")
+    terminal.wait_for("Which model?")
+    terminal.type("\r\r\r")
+    terminal.wait_for("context 512 tokens", 60)
+    terminal.press("esc", "1", "t")
+    terminal.wait_for("Paper")
+    terminal.type("\x1b[B\rq")
+    assert terminal.wait() == 0

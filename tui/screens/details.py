@@ -41,7 +41,7 @@ def _parts(advice: Advice) -> Iterator[tuple[str, list[str]]]:
     yield headline(advice), list(advice.why)
     if advice.hints:
         yield "What else to try", list(advice.hints)
-    yield "The way here", [f"{step_words(step)} ({step.because})" for step in advice.path]
+    yield "The way here", [f"{step.question.text} {step_words(step)} ({step.because})" for step in advice.path]
     others = [each for each in advice.formats if not each.writes]
     if others:
         yield (

@@ -12,13 +12,17 @@ from textual.widgets.option_list import Option
 
 from ...workbench.text import printable
 from ...workbench.themes import LoadedThemes
+from ..messages import EnterPressed
 from .sheet import Sheet
 
 
 class ThemeScreen(Sheet[str | None]):
     """The list of themes; dismissed with the chosen name, or None."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,t,q", "cancel", "Keep the old one", key_display="esc")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "enter", "Keep this one", priority=True),
+        Binding("escape,t,q", "cancel", "Keep the old one", key_display="esc"),
+    ]
 
     def __init__(self, loaded: LoadedThemes, current: str) -> None:
         super().__init__()
@@ -45,8 +49,17 @@ class ThemeScreen(Sheet[str | None]):
             self.app.theme = event.option.id
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Keep it."""
+        """A click: keep it."""
         self.dismiss(event.option.id)
+
+    def action_enter(self) -> None:
+        """Enter, sent behind the keys in front of it and before those behind it."""
+        (self.focused or self).post_message(EnterPressed())
+
+    async def take_enter(self) -> None:
+        """Keep the theme under the cursor."""
+        chosen = self.query_one(OptionList).highlighted_option
+        self.dismiss(chosen.id if chosen else None)
 
     def action_cancel(self) -> None:
         """Back to the theme that was there before."""
