@@ -14,7 +14,7 @@ from quantdeck.workbench.sample import SAMPLE
 from support.command import Said
 
 Run = Callable[..., Said]
-COMMANDS = ["demo", "detect", "inspect", "advise", "quantize", "jobs", "chat", "completion"]
+COMMANDS = ["demo", "detect", "inspect", "advise", "quantize", "calibrate", "evaluate", "jobs", "chat", "completion"]
 
 
 def test_help_names_every_command_and_exit_code(quantdeck: Run) -> None:
