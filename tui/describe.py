@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from ..workbench.measure import Measurement, MeasureProgress
     from ..workbench.model import Model
 
+
+def one_line(text: str) -> str:
+    """What came from a file, harmless and in one line, so that a name with line breaks cannot pose as lines of ours."""
+    return " ".join(printable(text).split("\n"))
+
+
 STATUS_WORDS = {
     "queued": "waits",
     "running": "running",

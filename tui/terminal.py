@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from ..workbench.text import printable
+from .describe import one_line
 
 PLAIN_PROGRESS_SECONDS = 10.0
 
@@ -53,7 +54,7 @@ class Terminal:
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
         """Aligned columns; those whose numbers are in `right` are aligned to the right."""
-        lines = [list(header), *[list(row) for row in rows]]
+        lines = [list(header), *[[one_line(cell) for cell in row] for row in rows]]
         widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
         for line in lines:
             cells = [
@@ -65,7 +66,7 @@ class Terminal:
         """Label and value, one a line, values aligned."""
         width = max(map(len, rows), default=0)
         for label, value in rows.items():
-            self.say(f"  {label.ljust(width)}  {value}")
+            self.say(f"  {label.ljust(width)}  {one_line(value)}")
 
     def progress(self, text: str) -> None:
         """Where a long task stands: one line redrawn in place, or now and then a line in a log or pipe."""

@@ -8,6 +8,8 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 
 from quantdeck.workbench.sample import SAMPLE
@@ -269,3 +271,22 @@ def test_escape_sequences_in_names_never_reach_the_terminal(quantdeck: Run, tmp_
 def test_unknown_job(quantdeck: Run) -> None:
     quantdeck("jobs", "show", "nothing").fails_in_one_sentence(2)
     quantdeck("jobs", "watch").fails_in_one_sentence(2)
+
+
+def test_a_prompt_that_does_not_fit(quantdeck: Run) -> None:
+    said = quantdeck("chat", "sample", "-p", "word " * 3000)
+    assert said.code == 2 and "Traceback" not in said.err
+    assert "does not fit into the context of 512 tokens" in said.err
+
+
+def test_a_name_with_line_breaks_stays_in_its_line(quantdeck: Run, tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_name("nice\n  Size             1 B\x1b[31m")
+    writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    said = quantdeck("inspect", "m.gguf")
+    assert said.code == 0 and "\x1b" not in said.out
+    assert [line.split()[0] for line in said.out.splitlines()].count("Size") == 1

@@ -8,10 +8,13 @@ import sys
 from dataclasses import asdict, replace
 from typing import Any
 
+from ...workbench.errors import BadArgument
 from ...workbench.llama import ChatDone, Llama, LlamaFailed, Message, Sampling, smoke_test, verdict
 from ...workbench.session import Session, model_path, open_session
 from ...workbench.text import duration
 from ..terminal import Terminal
+
+FULL = "context full"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,6 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _one(llama: Llama, session: Session, arguments: argparse.Namespace, terminal: Terminal) -> int:
     text, done = _answer(llama, session, arguments, terminal, [{"role": "user", "content": arguments.prompt}])
+    if done.reason == FULL and not text:
+        raise BadArgument(
+            f"The prompt does not fit into the context of {done.context_size:,} tokens; give a larger one (--context)."
+        )
     terminal.document({"model": str(llama.path), "prompt": arguments.prompt, "answer": text, **asdict(done)})
     return 0
 
@@ -77,6 +84,8 @@ def _answer(
         if isinstance(event, ChatDone):
             terminal.say()
             terminal.say(f"[{done_words(event)}]")
+            if event.reason == FULL and arguments.prompt is None:
+                terminal.warn("the context is full; end with Ctrl+D and begin again, or give a larger one (--context)")
             return "".join(pieces), event
         pieces.append(event.text)
         terminal.stream(event.text)

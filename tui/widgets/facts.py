@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from textual.content import Content
 from textual.widgets import Static
 
-from ...workbench.text import printable
+from ..describe import one_line
 
 
 class Facts(Static):
@@ -17,6 +17,6 @@ class Facts(Static):
         """Replace the lines."""
         width = max(map(len, facts), default=0)
         lines = [
-            Content.assemble((f"{label:<{width}}  ", "$text-muted"), printable(value)) for label, value in facts.items()
+            Content.assemble((f"{label:<{width}}  ", "$text-muted"), one_line(value)) for label, value in facts.items()
         ]
         self.update(Content("\n").join(lines))

@@ -34,7 +34,7 @@ class Grid(DataTable[Text]):
     def on_mount(self) -> None:
         """Make the columns; draw everything again when the theme changes, since cells hold their colours."""
         for number, name in enumerate(self._titles):
-            self.add_column(self._cell(name, number), key=name)
+            self.add_column(Text(name, justify="right" if number in self._right else "left"), key=name)
         self.app.theme_changed_signal.subscribe(self, lambda _: self._rebuild(self._shown))
 
     def _cell(self, words: str, column: int) -> Text:
