@@ -74,10 +74,10 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
                 space_prefix = bool(_last(value, 3, 1))
             if len(pieces) > MAX_PIECES:
                 raise _Damaged
+        if not pieces:
+            raise _Damaged
     except (_Damaged, UnicodeDecodeError) as error:
         raise ValidationFailed(f"{shown(path)} is damaged, or not a SentencePiece tokenizer.") from error
-    if not pieces:
-        raise ValidationFailed(f"{shown(path)} holds no tokens.")
     if kind != _BPE:
         raise ValidationFailed(
             f"{shown(path)} is a SentencePiece tokenizer of another kind than BPE, with which llama.cpp would cut"

@@ -48,10 +48,13 @@ def tokenizer_metadata(folder: Path, tokens: Tokens, config: Mapping[str, Any]) 
     found |= {f"tokenizer.ggml.{_KEYS[kind]}": value("uint32", number) for kind, number in ids.items()}
     for kind, added in adds(tokens, tokenizer, settings, ids).items():
         found[f"tokenizer.ggml.add_{kind}_token"] = value("bool", added)
-    prefix = settings.get("add_prefix_space") if tokens.model == "llama" and tokens.space_prefix is None else None
-    if tokens.space_prefix is not None or isinstance(prefix, bool):
-        found["tokenizer.ggml.add_space_prefix"] = value("bool", bool(prefix))
-    return found | chat_templates(folder, settings)
+    prefix = settings.get("add_prefix_space") if tokens.model == "llama" else None
+    if tokens.space_prefix is None and isinstance(prefix, bool):
+        found = {"tokenizer.ggml.add_space_prefix": value("bool", prefix)} | found
+    found |= chat_templates(folder, settings)
+    if tokens.space_prefix is not None:
+        found["tokenizer.ggml.add_space_prefix"] = value("bool", tokens.space_prefix)
+    return found
 
 
 def special_ids(folder: Path, tokens: Tokens, config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, int]:

@@ -7,6 +7,7 @@ from ...model.wording import shown
 from ..config import Config
 from ..family import Extents, Family, Weight, plus_one
 from ..keys import (
+    ATTENTION,
     BLOCKS,
     CONTEXT,
     EMBEDDING,
@@ -14,7 +15,7 @@ from ..keys import (
     HEADS,
     KV_HEADS,
     RMS_EPS,
-    ROTARY_RMS,
+    ROPE_SCALING,
     Key,
     count,
     number,
@@ -135,10 +136,12 @@ GEMMA3 = Family(
         *GATED,
     ),
     keys=(
-        *(key for key in ROTARY_RMS if key.name != "rope.freq_base"),
-        *_HEAD_WIDTHS,
+        *ATTENTION,
+        *ROPE_SCALING,
         ratio("rope.freq_base", lambda c: c.rope_real("rope_theta", 1e6)),
         ratio("rope.freq_base_swa", _local_base),
+        RMS_EPS,
+        *_HEAD_WIDTHS,
         ratio("final_logit_softcapping", lambda c: c.real("final_logit_softcapping", default=0.0) or None),
         count("attention.sliding_window", "sliding_window"),
         _windows(6),
