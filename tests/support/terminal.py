@@ -63,7 +63,7 @@ class Terminal:
         """The screen as lines of text."""
         return "\n".join(line.rstrip() for line in self.screen.display)
 
-    def wait_for(self, words: str, seconds: float = 20) -> float:
+    def wait_for(self, words: str, seconds: float = 60) -> float:
         """Wait until the screen shows `words`; returns how long that took."""
         start = time.monotonic()
         while words not in self.text():
