@@ -7,7 +7,10 @@ SSE2 baseline, without FMA): the same order of float32 operations and sums, and 
     quantize(rows, "Q4_K", imatrix=None)     float32 (n, k) -> uint8 (n, row_bytes)
     dequantize(packed, "Q4_K", k)            uint8 (n, row_bytes) -> float32 (n, k)
 
-Each family of types is one module; defining a codec there and naming it with `register` is all that a type needs.
+Each family of types is one module, which `registry` names and which holds its codecs in `CODECS`. Types with blocks are
+`blocks.BlockCodec`s: the frame walks over the rows, the type packs and unpacks a batch of blocks. While they are packed
+blocks stand as columns (`columns`); the searches for scales that several families share are in `fit_scale` (scale only)
+and `fit_affine` (scale and minimum).
 """
 
 from .registry import TYPES, KernelError, MissingImatrix, NotFinite, TensorType, dequantize, quantize

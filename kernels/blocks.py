@@ -83,7 +83,7 @@ class SuperBlockCodec(BlockCodec):
     Scratch: 10..17 MB for the k-quants, below 24 MB for the grid types.
     """
 
-    batch = 2048 * SUPER
+    batch = 2064 * SUPER
 
 
 class Importances:

@@ -16,7 +16,7 @@ from .registry import Floats
 Indices = npt.NDArray[np.intp]
 
 _FEW = 64
-"""Columns that are not worth a smaller array. (And numpy would add up a single one in another order.)"""
+"""Columns that are not worth a smaller array."""
 
 
 @dataclass(frozen=True)
@@ -126,16 +126,16 @@ class AffineSearch:
         self, x: Floats, weights: Floats, given: Floats, base: Floats, t: Floats, scratch: Floats
     ) -> tuple[Floats, Floats]:
         """Error (infinite without a fit), scale, inverse and minimum of step t; the next step that may be better."""
-        levels, weighted = scratch
+        levels, spare = scratch
         trial = np.empty((4, len(base)), np.float32)
         parts = self._first + self._step * t + self._nmax
         np.divide(parts, np.subtract(given[1], base, out=trial[0]), out=trial[2])
         following = t + np.float32(1)
         in_range = self._divide(x, given[0], base, trial[2], levels)
         if self._leap and in_range:
-            np.fmax(following, self._look_ahead(levels, weighted, parts), out=following)
-        np.multiply(weights, levels, out=weighted)
-        self._fit(x, weighted, levels, given, trial)
+            np.fmax(following, self._look_ahead(levels, spare, parts), out=following)
+            levels = spare
+        self._fit(x, weights, levels, given, trial)
         self._error(x, weights, levels, trial)
         return trial, following
 
@@ -156,17 +156,17 @@ class AffineSearch:
         clip(levels, np.float32(0), self._nmax, out=levels)
         return in_range
 
-    def _look_ahead(self, levels: Floats, spare: Floats, parts: Floats) -> Floats:
-        """Round the levels; the first step at which one of them changes if the base stays.
+    def _look_ahead(self, values: Floats, rounded: Floats, parts: Floats) -> Floats:
+        """Round the values into `rounded`, and spoil them; the first step at which a level changes if the base stays.
 
         A value v rounded to r grows with the parts and leaves r at r + 1/2, when they are parts * (r + 1/2) / v.
         Rounding errors move that by less than a millionth, and a step too early does no harm.
         """
-        np.rint(levels, out=spare)
-        np.add(spare, np.float32(0.5), out=spare)
-        np.divide(levels, spare, out=levels)
-        change: Floats = parts / np.maximum.reduce(levels, axis=0)
-        np.subtract(spare, np.float32(0.5), out=levels)
+        np.rint(values, out=rounded)
+        np.add(rounded, np.float32(0.5), out=rounded)
+        np.divide(values, rounded, out=values)
+        change: Floats = parts / np.maximum.reduce(values, axis=0)
+        np.subtract(rounded, np.float32(0.5), out=rounded)
         change *= np.float32(1 - 1e-6)
         change -= self._first + self._nmax
         change /= self._step
@@ -174,13 +174,13 @@ class AffineSearch:
         np.ceil(change, out=change)
         return change
 
-    def _fit(self, x: Floats, weighted: Floats, levels: Floats, given: Floats, trial: Floats) -> None:
+    def _fit(self, x: Floats, weights: Floats, levels: Floats, given: Floats, trial: Floats) -> None:
         """Scale and minimum from the levels, into `trial`; NaN scale where there is no fit."""
         sum_w, sum_x, sum_l, sum_l2, sum_xl = given[2:]
         _, scale, _, minimum = trial
-        add_down(weighted, out=sum_l)
-        dot_down(weighted, levels, out=sum_l2)
-        dot_down(weighted, x, out=sum_xl)
+        dot_down(weights, levels, out=sum_l)
+        dot_down(weights, levels, levels, out=sum_l2)
+        dot_down(weights, levels, x, out=sum_xl)
         D = sum_w * sum_l2
         D -= sum_l * sum_l
         np.multiply(sum_w, sum_xl, out=scale)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .columns import EPSILON, add_down, aligned, clip, dot_down, first_largest, nearest_int, round_in_place
+from .columns import EPSILON, aligned, clip, dot_down, first_largest, nearest_int, round_in_place
 from .registry import Bytes, Floats
 
 
@@ -125,50 +125,50 @@ def _refined(x: Floats, weights: Floats, levels: Floats, *, nmax: int, signed: b
 
     Signed levels lie in -nmax..nmax-1. Others have no lower bound in the sums, but are stored as C's uint8.
     """
-    weighted = weights * x
-    # What each element has in the sums; C adds these products too.
-    part_xl, part_l2 = weighted * levels, weights * levels
-    part_l2 *= levels
-    sums = np.stack((add_down(part_xl), add_down(part_l2)))
+    sums = np.stack((dot_down(weights, x, levels), dot_down(weights, levels, levels)))
     if not signed and levels.min(initial=0) < 0:
         levels %= np.float32(256)
-        part_xl, part_l2 = weighted * levels, weights * levels * levels
-    bounds = (-nmax, nmax - 1) if signed else (-np.inf, nmax)
-    _refine((x, weights, weighted, levels, part_xl, part_l2), sums, bounds, rounds=5)
+    _refine(x, weights, levels, sums, nmax=nmax, signed=signed, rounds=5)
     sum_xl, sum_l2 = sums
     scale: Floats = np.where(sum_l2 > 0, sum_xl / sum_l2, np.float32(0))
     return scale
 
 
-def _refine(columns: tuple[Floats, ...], sums: Floats, bounds: tuple[float, float], *, rounds: int) -> None:
+def _refine(x: Floats, weights: Floats, levels: Floats, sums: Floats, *, nmax: int, signed: bool, rounds: int) -> None:
     """One round over all elements, then the rounds that are left for the columns in which something moved."""
-    lowest, highest = np.float32(bounds[0]), np.float32(bounds[1])
-    signed = bool(np.isfinite(lowest))
+    lowest, highest = np.float32(-nmax if signed else -np.inf), np.float32(nmax - 1 if signed else nmax)
     sum_xl, sum_l2 = sums
     moving = np.zeros(len(sum_xl), np.bool_)
-    for x, weights, weighted, level, part_xl, part_l2 in zip(*columns, strict=True):
-        rest_xl, rest_l2 = sum_xl - part_xl, sum_l2 - part_l2
-        moved = x * rest_l2
+    weighted = weights * x
+    # What each element has in the sums; C adds these products too.
+    parts_xl, parts_l2 = weighted * levels, weights * levels
+    parts_l2 *= levels
+    moved, rest_xl, rest_l2 = aligned((3, len(sum_xl)))
+    for xi, w, wx, level, part_xl, part_l2 in zip(x, weights, weighted, levels, parts_xl, parts_l2, strict=True):
+        np.subtract(sum_xl, part_xl, out=rest_xl)
+        np.subtract(sum_l2, part_l2, out=rest_l2)
+        np.multiply(xi, rest_l2, out=moved)
         moved /= rest_xl
         round_in_place(moved)
         clip(moved, lowest, highest, out=moved)
         at = (moved != level).nonzero()[0]
-        rest_xl, rest_l2, moved, w = rest_xl[at], rest_l2[at], moved[at], weights[at]
-        trial_xl = rest_xl + weighted[at] * moved
-        trial_l2 = rest_l2 + w * moved * moved
-        better = trial_xl * trial_xl * sum_l2[at] > sum_xl[at] * sum_xl[at] * trial_l2
-        better &= (rest_xl > 0) & ((trial_l2 if signed else rest_l2) > 0)
-        at, moved, w = at[better], moved[better], w[better]
-        sum_xl[at], sum_l2[at] = trial_xl[better], trial_l2[better]
-        if not signed:
-            moved %= np.float32(256)
-        level[at] = moved
-        part_xl[at] = weighted[at] * moved
-        part_l2[at] = w * moved * moved
+        to = moved[at]
+        trial_xl = rest_xl[at] + wx[at] * to
+        trial_l2 = rest_l2[at] + w[at] * to * to
+        before_xl = sum_xl[at]
+        better = trial_xl * trial_xl * sum_l2[at] > before_xl * before_xl * trial_l2
+        better &= rest_xl[at] > 0
+        better &= (trial_l2 if signed else rest_l2[at]) > 0
+        won = better.nonzero()[0]
+        at = at[won]
+        sum_xl[at], sum_l2[at] = trial_xl[won], trial_l2[won]
+        level[at] = to[won] if signed else to[won] % np.float32(256)
         moving[at] = True
     again = moving.nonzero()[0]
     if rounds > 1 and len(again):
-        rest, rest_sums = tuple(a.take(again, axis=1) for a in columns), sums.take(again, axis=1)
-        _refine(rest, rest_sums, bounds, rounds=rounds - 1)
-        columns[3][:, again] = rest[3]
-        sums[:, again] = rest_sums
+        few = levels.take(again, axis=1)
+        few_sums = sums.take(again, axis=1)
+        few_x, few_weights = x.take(again, axis=1), weights.take(again, axis=1)
+        _refine(few_x, few_weights, few, few_sums, nmax=nmax, signed=signed, rounds=rounds - 1)
+        levels[:, again] = few
+        sums[:, again] = few_sums

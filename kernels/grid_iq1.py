@@ -23,7 +23,7 @@ class _IQ1(SuperBlockCodec):
     standard does not promise that for `qsort`; glibc's is a merge sort for arrays of this size.)
     """
 
-    batch = 1024 * SUPER
+    batch = 1040 * SUPER
     splits: type[OneShift] | type[TwoShifts]
     smallest: np.float32
     """Blocks whose largest magnitude is below this have scale 0."""

@@ -33,7 +33,7 @@ class IQ2S(SuperBlockCodec):
 
     name = "IQ2_S"
     column = 16
-    batch = 1024 * SUPER
+    batch = 1040 * SUPER
 
     def _pack(self, x: Floats, beside: Floats | None, packed: Bytes) -> None:
         supers = len(packed)
@@ -70,7 +70,7 @@ class IQ2XS(SuperBlockCodec):
 
     name = "IQ2_XS"
     column = 16
-    batch = 1024 * SUPER
+    batch = 1040 * SUPER
 
     def _pack(self, x: Floats, beside: Floats | None, packed: Bytes) -> None:
         supers = len(packed)
@@ -100,7 +100,7 @@ class IQ2XXS(SuperBlockCodec):
 
     name = "IQ2_XXS"
     column = 32
-    batch = 1024 * SUPER
+    batch = 1040 * SUPER
 
     def _pack(self, x: Floats, beside: Floats | None, packed: Bytes) -> None:
         supers = len(packed)

@@ -26,7 +26,7 @@ class _IQ3(SuperBlockCodec):
     """Blocks of 32 weights; without an importance matrix a weight counts x^2."""
 
     column = 32
-    batch = 512 * SUPER
+    batch = 528 * SUPER
 
     reach: int
     """Steps of the ladder of scales on either side of max / 15."""

@@ -94,6 +94,7 @@ class Q6K(SuperBlockCodec):
 
     name = "Q6_K"
     column = 16
+    batch = 1040 * SUPER
 
     def _pack(self, x: Floats, beside: Floats | None, packed: Bytes) -> None:
         weights = x * x if beside is None else beside.reshape(x.shape)
