@@ -104,6 +104,21 @@ def test_progress_pause_and_cancel(start: Start, server: HubServer) -> None:
     terminal.wait_for("cancelled")
 
 
+def test_ready_made_quants_of_a_model(start: Start, server: HubServer) -> None:
+    server.add("meta/Base", {"model.safetensors": sample(), "config.json": b"{}"}, tags=("safetensors",))
+    server.add("someone/Base-quants", {}, tags=("gguf", "base_model:quantized:meta/Base"))
+    terminal = start()
+    terminal.press("7")
+    terminal.wait_for("Search the Hub")
+    terminal.type("meta/Base")
+    terminal.press("enter")
+    terminal.wait_for("one can be made here", 40)
+    terminal.wait_for("Quit")
+    terminal.press("f")
+    terminal.wait_for("quants of meta/Base")
+    terminal.wait_for("someone/Base-quants")
+
+
 def test_failures_are_sentences_and_the_room_stands(start: Start, server: HubServer) -> None:
     terminal = start()
     terminal.press("7")

@@ -37,6 +37,7 @@ from quantdeck.workbench.hub import (
 from quantdeck.workbench.hub.names import local_name
 from quantdeck.workbench.model import read_model
 from quantdeck.workbench.sample import SAMPLE
+from support.checkpoints import build
 from support.hub_files import quantized, sample, shards
 from support.hub_server import COMMIT, GOOD_TOKEN, HubServer, hub_server
 from support.machines import DDR5, machine
@@ -340,6 +341,16 @@ def test_a_remote_header_equals_the_local_one(server: HubServer, hub: Hub, tmp_p
     assert len(split.files) == 3 and split.tensors == read_model(SAMPLE.model).tensors
     # A whole repository is its 16-bit model.
     assert read_remote(hub, Reference(NAME)).path == split.path
+
+
+def test_a_remote_checkpoint_equals_the_local_one(server: HubServer, hub: Hub, tmp_path: Path) -> None:
+    folder = build("llama3", tmp_path / "Tiny", shards=2)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    server.add("owner/Tiny", {**files, "original/weights.pth": b"x" * 9000})
+    expected, remote = read_model(folder), read_remote(hub, Reference("owner/Tiny"))
+    assert remote.metadata == expected.metadata and remote.tensors == expected.tensors
+    assert str(remote.path) == "owner/Tiny" and remote.format == "safetensors"
+    assert not server.asked("weights.pth")
 
 
 def test_only_the_header_travels(server: HubServer, hub: Hub) -> None:

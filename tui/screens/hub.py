@@ -65,6 +65,7 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
         Binding("slash", "search", "Search"),
         Binding("o", "order", "Order", tooltip="Sort by downloads, likes, or the latest change"),
         Binding("g", "formats", "GGUF/all", tooltip="Only GGUF, or models in every format"),
+        Binding("f", "quants", "Its quants", tooltip="Ready-made quants of this model, whoever made them"),
         Binding("p", "pause", "Pause", tooltip="Pause the download, or let it go on"),
         Binding("c", "cancel", "Cancel", tooltip="Cancel the download"),
         *(
@@ -124,6 +125,7 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Enter in the field: a repository by its name, or a search."""
         self._words, self._author = event.value.strip(), ""
+        self._tag = self._tag if self._tag in ("", "gguf") else "gguf"
         reference = parse_reference(self._words)
         if reference:
             self._open(reference.repository)
@@ -142,7 +144,11 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
         self.in_background(lambda: self._hub().search(words, sort, author, tag), show)
 
     def _found(self, found: tuple[Found, ...]) -> None:
-        what = "GGUF" if self._tag == "gguf" else self._tag or "every format"
+        what = (
+            "GGUF"
+            if self._tag == "gguf"
+            else self._tag.replace("base_model:quantized:", "quants of ") or "every format"
+        )
         whose = f" of {self._author}" if self._author else ""
         told = f"{len(found)} repositories{whose}, {what}, by {self._sort}" if found else "Nothing found: fewer words?"
         self.query_one("#found-words", Static).update(printable(told))
@@ -212,6 +218,15 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
         if event.data_table.id == "offers" and (row := self._row(event.row_key.value or "")):
             words = " ".join(row.offer.decoded.words) if row.offer.kind != "checkpoint" else _CHECKPOINT_WORDS
             self.query_one("#file-words", Static).update(printable(words))
+
+    def action_quants(self) -> None:
+        """Repositories that say they hold quants of this model, or of what it was made from."""
+        if self._shop:
+            repository = self._shop.repository
+            base = repository.base_models[0] if repository.base_models else repository.id
+            self._words, self._author, self._tag = "", "", f"base_model:quantized:{base}"
+            self.query_one("#hub-steps", ContentSwitcher).current = "search"
+            self._search()
 
     def _row(self, key: str) -> Fitted | None:
         return next((row for row in self._shop.rows if _key(row) == key), None) if self._shop else None
@@ -334,6 +349,8 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
             return True
         if action in ("order", "formats", "provider"):
             return self.step == "search"
+        if action == "quants":
+            return self.step == "files"
         if action in ("pause", "cancel"):
             return self._snapshot is not None and self._snapshot.status not in ("done", "cancelled")
         return True
