@@ -153,7 +153,6 @@ HARMS: dict[str, tuple[Harm, str]] = {
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "holds no tokenizer"),
     "tokenizer of another model": (_tokenizer_of("llama2"), "does not belong|cannot be converted"),
     "tokenizer with few tokens": (_fewer_tokens, "has only 100 tokens of the model's 448"),
-    "special token beyond": (_config(pad_token_id=99999), "names token 99999 as pad"),
 }
 
 
@@ -229,6 +228,14 @@ def test_a_folder_of_ggufs_is_no_checkpoint(tmp_path: Path):
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelNotFound, match=r"is a folder; name a file in it, such as a\.gguf"):
         read_model(tmp_path)
+
+
+def test_special_tokens_that_there_are_not_are_left_out(tmp_path: Path):
+    folder = build("qwen2", tmp_path / "model")
+    change_json(folder / "config.json", pad_token_id=99999, eos_token_id=[2, 1], bos_token_id=50256)
+    model = read_model(folder)
+    assert model.get("tokenizer.ggml.padding_token_id") is None
+    assert model.get("tokenizer.ggml.eos_token_id") == 2
 
 
 def test_names_that_steer_terminals_do_not_reach_them(tmp_path: Path):

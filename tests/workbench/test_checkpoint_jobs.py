@@ -234,3 +234,17 @@ def test_gpt2_with_the_names_that_it_was_published_with(tmp_path: Path):
     weights |= {f"h.{i}.attn.bias": np.ones((1, 1, 8, 8), np.float32) for i in range(2)}
     write_safetensors(folder / "model.safetensors", weights, "F32")
     assert {t.name: t.shape for t in read_checkpoint(folder).tensors} == {t.name: t.shape for t in plain.tensors}
+
+
+def test_matrices_take_the_type_of_the_first_that_has_16_bits(tmp_path: Path):
+    folder = build("qwen2", tmp_path / "model")
+    shapes = json.loads((Path(__file__).parents[1] / "checkpoints/qwen2/weights.json").read_text())["shapes"]
+    first, second = sorted(name for name, shape in shapes.items() if len(shape) > 1)[:2]
+    for others, wanted in (({first: "F32"}, "BF16"), ({first: "F32", second: "F16"}, "F16")):
+        write_safetensors(folder / "model.safetensors", draw_weights(shapes, 1), "BF16", others)
+        model = read_checkpoint(folder)
+        assert {t.type for t in model.tensors if len(t.shape) > 1} == {wanted}
+        source = open_source(model)
+        for tensor in model.tensors:
+            assert len(source.raw(tensor.name, 0, tensor.n_rows)) == tensor.n_bytes
+        source.close()

@@ -38,7 +38,7 @@ def read_checkpoint(path: Path, pre: str | None = None, matrices: str | None = N
         path: the folder.
         pre: the pre-tokenizer by llama.cpp's name, where the user knows better; None recognises it.
         matrices: F32, F16 or BF16 for all matrices; None for the type that llama.cpp's converter takes by itself: that
-            of the first stored matrix if it has 16 bits, else F16. Norms, biases and routers are F32 in any case.
+            of the first stored matrix of 16 bits, else F16. Norms, biases and routers are F32 in any case.
 
     Raises:
         ModelNotFound: a file is missing.
@@ -112,9 +112,9 @@ def _class_name(config: Mapping[str, Any]) -> str:
 
 
 def natural_type(folder: Folder) -> str:
-    """BF16 or F16 as the first stored matrix, in the files' order; F16 for a checkpoint in F32."""
-    first = next((t for t in _in_order(folder.tensors) if len(t.shape) > 1 and t.dtype in MATRIX_TYPES), None)
-    return first.dtype if first and first.dtype != "F32" else "F16"
+    """That of the first stored matrix of 16 bits, in the files' order; F16 for a checkpoint in F32."""
+    halves = (t.dtype for t in _in_order(folder.tensors) if len(t.shape) > 1 and t.dtype in ("F16", "BF16"))
+    return next(halves, "F16")
 
 
 def _in_order(tensors: Mapping[str, StoredTensor]) -> list[StoredTensor]:

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ValidationFailed
 from ..model import Value, array, value
-from ..model.wording import shown
 from .folder import optional_json, read_text
 from .tokens import Tokens
 
@@ -27,11 +25,7 @@ _BOS_BY_DEFAULT = ("llama-bpe", "tekken", "falcon3", "pixtral", "midm-2.0", "lfm
 
 
 def tokenizer_metadata(folder: Path, tokens: Tokens, config: Mapping[str, Any]) -> dict[str, Value]:
-    """All keys `tokenizer.*` of a vocabulary.
-
-    Raises:
-        ValidationFailed: config.json names a special token that the tokenizer does not have.
-    """
+    """All keys `tokenizer.*` of a vocabulary; ValidationFailed for damaged files."""
     found = {
         "tokenizer.ggml.model": value("string", tokens.model),
         "tokenizer.ggml.pre": value("string", tokens.pre),
@@ -44,7 +38,7 @@ def tokenizer_metadata(folder: Path, tokens: Tokens, config: Mapping[str, Any]) 
         found["tokenizer.ggml.merges"] = array("string", tokens.merges)
     tokenizer = optional_json(folder / "tokenizer.json")
     settings = optional_json(folder / "tokenizer_config.json")
-    ids = special_ids(folder, tokens, config, settings)
+    ids = special_ids(tokens, config, settings)
     found |= {f"tokenizer.ggml.{_KEYS[kind]}": value("uint32", number) for kind, number in ids.items()}
     for kind, added in adds(tokens, tokenizer, settings, ids).items():
         found[f"tokenizer.ggml.add_{kind}_token"] = value("bool", added)
@@ -57,7 +51,7 @@ def tokenizer_metadata(folder: Path, tokens: Tokens, config: Mapping[str, Any]) 
     return found
 
 
-def special_ids(folder: Path, tokens: Tokens, config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, int]:
+def special_ids(tokens: Tokens, config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, int]:
     """Numbers of the special tokens: by their text in tokenizer_config.json, else as config.json gives them."""
     by_text = {text: number for number, text in reversed(tuple(enumerate(tokens.texts)))}
     ids: dict[str, int] = {}
@@ -67,12 +61,8 @@ def special_ids(folder: Path, tokens: Tokens, config: Mapping[str, Any], setting
         number = by_text.get(text) if isinstance(text, str) else None
         own = config.get(f"{kind}_token_id")
         own = own[0] if isinstance(own, list) and own else own
-        if number is None and type(own) is int:
-            if not 0 <= own < len(tokens.texts):
-                raise ValidationFailed(
-                    f"The tokenizer in {shown(folder)} does not belong to the model: its config.json names token {own}"
-                    f" as {kind}, and there are {len(tokens.texts)}."
-                )
+        # Configurations that nobody adapted to a small vocabulary name tokens far behind its end.
+        if number is None and type(own) is int and 0 <= own < len(tokens.texts):
             number = own
         if number is not None:
             ids[kind] = number
