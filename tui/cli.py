@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from .. import __version__
 from ..workbench.errors import QuantdeckError
@@ -54,13 +55,13 @@ def _fail(sentence: str, exit_code: int, as_json: bool) -> int:
 
 
 def _os_sentence(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{(error.strerror or str(error)).lower()}"
+    reason = (error.strerror or str(error)).lower()
+    return f"{error.filename} cannot be used: {reason}." if error.filename else f"The system refused: {reason}."
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line, importing nothing but argparse."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="quantdeck",
         description="Look at the machine, choose a quantization, make it, prove it, talk to it.",
         epilog="without a command the workbench opens; MODEL is a GGUF file or the word sample (the built-in model)\n\n"
@@ -83,6 +84,17 @@ def build_parser() -> argparse.ArgumentParser:
     _add_handover(commands)
     _add_completion(commands)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's, but a usage error is a document too for those who asked for documents."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the arguments and end with exit code 2."""
+        if "--json" in sys.argv[1:]:
+            _fail(message, 2, as_json=True)
+            self.exit(2)
+        super().error(message)
 
 
 Commands = argparse._SubParsersAction  # the type has no public name
@@ -134,7 +146,11 @@ def _add_detect(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _add_inspect(commands: Commands[argparse.ArgumentParser]) -> None:
     command = _command(commands, "inspect", "inspect:run", "what a model file holds", aliases=["info"])
-    command.add_argument("model", metavar="MODEL", help="a GGUF file (any shard of a split one), or sample")
+    command.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a GGUF file (any shard of a split one), a checkpoint, sample, or OWNER/NAME[/FILE] on the Hub",
+    )
     command.add_argument("--tensors", action="store_true", help="list every tensor")
     _add_pre(command)
     _add_json(command)
@@ -142,7 +158,7 @@ def _add_inspect(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _add_advise(commands: Commands[argparse.ArgumentParser]) -> None:
     command = _command(commands, "advise", "advise:run", "which quantization fits, and why")
-    command.add_argument("model", metavar="MODEL", help="a GGUF file, or sample")
+    command.add_argument("model", metavar="MODEL", help="a GGUF file, a checkpoint, sample, or OWNER/NAME[/FILE]")
     command.add_argument(
         "--context", type=_count, default=None, metavar="N", help="wanted context in tokens (8192, 32K)"
     )
@@ -177,6 +193,11 @@ def _add_quantize(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("--output-type", default=None, metavar="TYPE", help="type of the output tensor")
     command.add_argument("--embedding-type", default=None, metavar="TYPE", help="type of the token embedding")
     _add_pre(command)
+    command.add_argument(
+        "--allow-requantize",
+        action="store_true",
+        help="also take a source that is quantized already: quality is lost twice",
+    )
     command.add_argument("--pure", action="store_true", help="the level's own type for every tensor, no mix")
     command.add_argument("--workers", type=_count, default=None, metavar="N", help="worker processes")
     command.add_argument("--overwrite", action="store_true", help="replace OUT when the new file is verified")

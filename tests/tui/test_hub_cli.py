@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from quantdeck.workbench.sample import SAMPLE
+from support.checkpoints import build
 from support.command import Said
 from support.hub_files import quantized, sample
 from support.hub_server import GOOD_TOKEN, HubServer, hub_server
@@ -65,6 +66,19 @@ def test_download_what_fits_best(server: HubServer, quantdeck: Quantdeck, tmp_pa
     quantdeck("hub", "download", f"{NAME}/nothing.gguf").fails_in_one_sentence(3)
     quantdeck("hub", "download", NAME, "-q", "Q2_K").fails_in_one_sentence(3)
     quantdeck("hub", "download", "no-name").fails_in_one_sentence(2)
+
+
+def test_a_checkpoint_is_downloaded_as_a_folder(server: HubServer, quantdeck: Quantdeck, tmp_path: Path) -> None:
+    folder = build("llama3", tmp_path / "Tiny", shards=2)
+    server.add("owner/Tiny", {path.name: path.read_bytes() for path in folder.iterdir()}, tags=("safetensors",))
+    said = quantdeck("hub", "download", "owner/Tiny", "--json")
+    target = tmp_path / "home" / "models" / "owner" / "Tiny"
+    assert said.document["path"] == str(target)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == {
+        path.name: path.read_bytes() for path in folder.iterdir()
+    }
+    assert quantdeck("inspect", str(target), "--json").document["format"] == "safetensors"
+    assert quantdeck("inspect", "owner/Tiny", "--json").document["format"] == "safetensors"
 
 
 def test_a_download_goes_on_alone_and_is_cancelled(server: HubServer, quantdeck: Quantdeck, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -11,20 +11,7 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import ContentSwitcher, DataTable, Input, Static
 
-from ...workbench.hub import (
-    DownloadRequest,
-    DownloadSnapshot,
-    DownloadWatch,
-    Fitted,
-    Found,
-    Hub,
-    Offer,
-    Shop,
-    Sort,
-    parse_reference,
-    plan_download,
-    providers,
-)
+from ...workbench.hub import parse_reference, providers
 from ...workbench.session import Session
 from ...workbench.text import printable, size
 from ..hub_words import (
@@ -42,6 +29,20 @@ from ..widgets.grid import Grid
 from ..widgets.result import FIT_COLOURS
 from .ask import AskYes
 from .room import Room
+
+# The client's library takes half a second to import: it waits until somebody searches.
+if TYPE_CHECKING:
+    from ...workbench.hub import (
+        DownloadRequest,
+        DownloadSnapshot,
+        DownloadWatch,
+        Fitted,
+        Found,
+        Hub,
+        Offer,
+        Shop,
+        Sort,
+    )
 
 LOOK_SECONDS = 0.5
 SORTS: tuple[Sort, ...] = ("downloads", "likes", "updated")
@@ -116,7 +117,9 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
         self.refresh_bindings()
 
     def _hub(self) -> Hub:
-        """The client, made in the background: its library takes a moment to import."""
+        """The client, made in the background."""
+        from ...workbench.hub import Hub
+
         self._client = self._client or Hub()
         return self._client
 
@@ -236,6 +239,8 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
     def _plan(self, offer: Offer) -> None:
         shop = self._shop
         assert shop is not None
+        from ...workbench.hub import plan_download
+
         folder = self.session.download_folder(shop.repository.id)
         self.in_background(lambda: plan_download(self._hub(), shop.repository, offer, folder), self._ask)
 

@@ -106,6 +106,11 @@ class DownloadRequest:
         """Where it grows until it is whole."""
         return Path(self.folder, f".{file.name}.partial")
 
+    def remove_partials(self) -> None:
+        """What a cancelled download leaves goes; whole files stay. OSError where that is not possible."""
+        for file in self.files:
+            self.partial(file).unlink(missing_ok=True)
+
     def write(self, path: Path) -> None:
         """Keep it; OSError where that is not possible."""
         write_atomically(path, json.dumps({"schema": _SCHEMA, **asdict(self)}, indent=1).encode())

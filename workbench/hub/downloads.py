@@ -14,16 +14,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import BadArgument, QuantdeckError, ResumeFailed, ValidationFailed
 from ..jobs.journal import Cancelled, JournalWriter
 from ..jobs.locks import Lock
 from ..jobs.preflight import NotEnoughSpace
 from ..text import printable, size
-from .client import Hub, Repository
 from .download_state import ENDED, DownloadFolder, DownloadRequest, DownloadSnapshot, DownloadWatch, WantedFile
-from .files import Offer
 from .names import Reference, local_name
+
+if TYPE_CHECKING:
+    from .client import Hub, Repository
+    from .files import Offer
 
 SPARE_BYTES = 64 << 20
 START_PATIENCE = 30.0
@@ -181,8 +184,6 @@ class Downloads:
 
     def cancel(self, download_id: str) -> None:
         """End a download for good and remove its partial files; nothing happens if it has ended."""
-        from .fetch import remove_partials
-
         folder = self.folder(download_id)
         if self.snapshot(folder.id).status in ENDED:
             return
@@ -191,7 +192,7 @@ class Downloads:
         lock = Lock(folder.lock)
         try:
             if lock.acquire(1.0) and self.snapshot(folder.id).status not in ENDED:
-                remove_partials(folder.request())
+                folder.request().remove_partials()
                 journal = JournalWriter(folder.journal)
                 journal.append(Cancelled())
                 journal.close()

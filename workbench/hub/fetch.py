@@ -73,7 +73,7 @@ class Fetcher:
     def _end_as_asked(self) -> JobEvent:
         if _wish(self._folder) == "pause":
             return Interrupted("Paused; resume goes on where it stopped.")
-        remove_partials(self._request)
+        self._request.remove_partials()
         return Cancelled()
 
     def _file(self, number: int, file: WantedFile) -> None:
@@ -200,12 +200,6 @@ def _wish(folder: DownloadFolder) -> str:
         return folder.stop.read_text("utf-8", "replace")[:16] or "cancel"
     except OSError:
         return ""
-
-
-def remove_partials(request: DownloadRequest) -> None:
-    """What a cancelled download leaves goes; whole files stay. OSError where that is not possible."""
-    for file in request.files:
-        request.partial(file).unlink(missing_ok=True)
 
 
 def main(arguments: list[str]) -> None:
