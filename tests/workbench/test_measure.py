@@ -21,7 +21,15 @@ from quantdeck.workbench.library import Entry, Figure
 from quantdeck.workbench.llama import Cancelled
 from quantdeck.workbench.llama.evaluate import EvaluationSettings
 from quantdeck.workbench.llama.trial import try_out
-from quantdeck.workbench.measure import MeasureSettings, default_settings, entry_of, estimate, measure, read_questions
+from quantdeck.workbench.measure import (
+    MeasureSettings,
+    default_settings,
+    entry_of,
+    estimate,
+    learn,
+    measure,
+    read_questions,
+)
 from quantdeck.workbench.model import read_model
 from quantdeck.workbench.paths import Paths
 from quantdeck.workbench.sample import SAMPLE
@@ -229,3 +237,8 @@ def test_memory_is_what_was_expected(level: str, tmp_path: Path) -> None:
         expected = estimate(session, model, context)
         trial = try_out(path, replace(session.load_settings(path), context=context, threads=1), tmp_path)
         assert expected.memory == pytest.approx(trial.peak_memory, rel=0.05), context
+    learn(session, model, trial, expected)
+    assert session.corrections.cpu and "F32" not in session.corrections.types
+    assert estimate(session, model, 2048).tokens_per_second == pytest.approx(trial.tokens_per_second, rel=0.1)
+    again = Session(session.paths)
+    assert again.corrections == session.corrections and again.program_bytes == session.program_bytes

@@ -262,6 +262,7 @@ is held against the one model that is marked.
         """Sort by the next column."""
         self._sorted_by = (self._sorted_by + 1) % len(COLUMNS)
         self._show()
+        self.query_one("#models", Grid).move_cursor(row=0)
 
     def action_mark(self) -> None:
         """Mark a model for the comparison of two; the third takes the place of the first."""
