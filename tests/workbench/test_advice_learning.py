@@ -48,12 +48,19 @@ def test_one_run_makes_its_own_estimate_right() -> None:
 
 def test_runs_of_many_levels_agree_in_the_end() -> None:
     learned = Corrections()
-    for _ in range(6):
+    for _ in range(16):
         for weights in MODELS.values():
             learned = learn(weights, estimated(weights, learned), speed(weights, TRUE), MACHINE, learned, False)
     for weights in MODELS.values():
         assert estimated(weights, learned) == pytest.approx(speed(weights, TRUE), rel=0.03)
     assert learned.types["Q2_K"] == pytest.approx(TRUE["Q2_K"], rel=0.1)
+
+
+def test_one_odd_run_spoils_little() -> None:
+    weights = MODELS["Q8_0"]
+    learned = Corrections(cpu=0.9, types={"Q8_0": 0.9})
+    odd = learn(weights, estimated(weights, learned), speed(weights, TRUE) / 1.5, MACHINE, learned, False)
+    assert estimated(weights, odd) == pytest.approx(speed(weights, TRUE), rel=0.25)
 
 
 def test_types_that_no_run_has_met_follow_the_others() -> None:

@@ -23,6 +23,7 @@ SLOW_TO_UNPACK = {"Q2_K": 0.6, "Q3_K": 0.65}
 """Types whose unpacking keeps a processor longer than their bytes do, against others (measured with AVX-512)."""
 LEAST_TO_LEARN_FROM = 64 << 20
 """Bytes a token below which a run teaches nothing: there, other things than reading weights take the time."""
+KNOWN_MOVES = 0.5
 _LEAST, _MOST = 0.01, 4.0
 
 
@@ -89,7 +90,7 @@ def learn(
     """What a run on the processor teaches: `estimated` tokens a second were expected, `measured` came.
 
     Each type's efficiency moves as far as it has a share in the weights, together exactly so far that the estimate
-    would have been right (a step of Kaczmarz's method on the logarithms).
+    would have been right (a step of Kaczmarz's method on the logarithms); half as far where it was known before.
     """
     total = sum(weights.read_by_type.values())
     if total < LEAST_TO_LEARN_FROM or estimated <= 0 or measured <= 0:
@@ -100,7 +101,9 @@ def learn(
     step = math.log(measured / estimated) / norm
     types = dict(learned.types)
     for kind, share in shares.items():
-        types[kind] = min(_MOST, max(_LEAST, types.get(kind, before) * math.exp(share * step)))
+        # What is known already moves half-way: one run on a busy machine must not spoil what others have taught.
+        trust = KNOWN_MOVES if kind in types else 1.0
+        types[kind] = min(_MOST, max(_LEAST, types.get(kind, before) * math.exp(trust * share * step)))
     comparable = [math.log(value / SLOW_TO_UNPACK.get(kind, 1.0)) for kind, value in types.items()]
     usual = math.exp(sum(comparable) / len(comparable))
     return Corrections(cpu=usual, gpu=learned.gpu, types=types)
