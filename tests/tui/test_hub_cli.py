@@ -123,6 +123,13 @@ def test_exit_codes(server: HubServer, quantdeck: Quantdeck, environ: dict[str, 
     quantdeck("inspect", "folder/missing.gguf").fails_in_one_sentence(3)
 
 
+def test_a_proxy_is_used(server: HubServer, quantdeck: Quantdeck, environ: dict[str, str]) -> None:
+    environ |= {"HTTP_PROXY": server.endpoint, "HF_ENDPOINT": "http://hub.example", "NO_PROXY": ""}
+    document = quantdeck("hub", "search", "small", "--json").document
+    assert [each["id"] for each in document["repositories"]] == [NAME]
+    assert server.asked("http://hub.example/api/models")
+
+
 def test_names_that_steer_terminals_are_harmless(server: HubServer, quantdeck: Quantdeck) -> None:
     server.add("a/b", {"x\x1b]0;owned\x07-Q4_0.gguf": quantized("Q8_0")})
     said = quantdeck("hub", "files", "a/b")
