@@ -69,7 +69,7 @@ class Workbench(App[None]):
         self.session = session
         self._loaded_themes = themes
         self._start_model = model
-        self._live: set[str] = set()
+        self._settled: dict[str, str] | None = None
         self._watching = False
         for loaded in themes.themes:
             self.register_theme(textual_theme(loaded))
@@ -78,7 +78,11 @@ class Workbench(App[None]):
             self.add_mode(name, partial(self._make_room, name))
 
     def _make_room(self, name: str) -> Room:
-        return cast(Room, getattr(_module(name), ROOMS[name])(self.session))
+        room = cast(Room, getattr(_module(name), ROOMS[name])(self.session))
+        # Textual would parse all styles twice for a new screen, since a theme was set before it was made; it is styled
+        # when it is mounted anyway.
+        room._css_update_count = self._css_update_count
+        return room
 
     def on_mount(self) -> None:
         """Open the first room; with a model on the command line, the wizard on that model."""
@@ -170,16 +174,22 @@ class Workbench(App[None]):
             self.run_worker(self._read_jobs, thread=True, exit_on_error=False)
 
     def _read_jobs(self) -> None:
-        live = {job.id: job for job in self.session.jobs.list() if job.status in LIVE}
-        ended = [self.session.jobs.summary(job_id) for job_id in self._live - set(live)]
-        self.call_from_thread(self._show_jobs, live, [job for job in ended if job])
+        try:
+            listed = self.session.jobs.list()
+            live = [job for job in listed if job.status in LIVE]
+            settled = {job.id: job for job in listed if job.status not in LIVE}
+            self.call_from_thread(self._show_jobs, live, settled)
+        finally:
+            self._watching = False
 
-    def _show_jobs(self, live: dict[str, JobSummary], ended: list[JobSummary]) -> None:
-        """The live ones on the title line; a notice for those that have ended, unless the jobs are on screen."""
-        self._live, self._watching = set(live), False
+    def _show_jobs(self, live: list[JobSummary], settled: dict[str, JobSummary]) -> None:
+        """The live ones on the title line; a notice for those that came to rest, unless the jobs are on screen."""
+        before, self._settled = self._settled, {job.id: job.status for job in settled.values()}
         for title in self.screen.query(TitleLine):
-            title.show_job(running_words(list(live.values())))
-        for job in ended:
+            title.show_job(running_words(live))
+        for job in settled.values():
+            if before is None or before.get(job.id) == job.status:
+                continue
             self.bell()
             if self.current_mode != "jobs":
                 words = f"{job.level} of {Path(job.source).name}: {STATUS_WORDS[job.status]}. {job.message}"

@@ -28,9 +28,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     job_id = jobs.submit(session.jobs, proposal)
     jobs.start(session.jobs, job_id)
+    if warning := jobs.logout_warning():
+        terminal.warn(warning)
     if arguments.detach:
-        if warning := jobs.logout_warning():
-            terminal.warn(warning)
         terminal.say(f"Job {job_id} runs on its own; quantdeck jobs watch {job_id} shows it.")
         terminal.document(_document(job_id, "running", proposal))
         return 0
@@ -47,6 +47,7 @@ def _propose(session: Session, arguments: argparse.Namespace) -> Proposal:
         tensor_types=tuple(_override(text) for text in arguments.tensor_type),
         output_type=arguments.output_type,
         embedding_type=arguments.embedding_type,
+        allow_requantize=arguments.allow_requantize,
     )
     output = Path(arguments.output) if arguments.output else default_output(source, arguments.level, Path.cwd())
     return jobs.prepare(

@@ -76,10 +76,15 @@ The table lists the tensors with type, size before and after, and the relative e
         self._look()
         self.set_interval(LOOK_SECONDS, self._look)
 
+    def on_screen_resume(self) -> None:
+        """Back in the room: what it shows is as old as the last visit."""
+        self.call_after_refresh(self._look)
+
     def open(self, job_id: str) -> None:
-        """Put the cursor on a job."""
+        """Put the cursor on a job that was just started."""
         self._wanted = job_id
         self._look()
+        self.in_background(jobs.logout_warning, lambda words: self.tell(words, "warning", 20) if words else None)
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
@@ -127,13 +132,7 @@ The table lists the tensors with type, size before and after, and the relative e
             printable(f"{Path(spec.source).name} → {spec.output} · {job.plan.bits_per_weight:.2f} bits per weight")
         )
         self.query_one("#bar", ProgressBar).update(progress=job.fraction)
-        hint = (
-            " · Enter talks to it"
-            if job.status == "done"
-            else " · r resumes"
-            if job.resumable and job.status != "queued"
-            else ""
-        )
+        hint = " · Enter talks to it" if job.status == "done" else " · r resumes" if job.resumable else ""
         self.query_one("#words", Static).update(progress_words(job) + hint)
         working = "   ".join(f"{worker + 1}: {printable(name)}" for worker, name in job.working.items())
         self.query_one("#workers", Static).update(f"workers  {working}" if working else "")
@@ -164,7 +163,7 @@ The table lists the tensors with type, size before and after, and the relative e
             case "pause":
                 return job is not None and job.status in ("queued", "running")
             case "resume":
-                return job is not None and job.resumable and job.status != "queued"
+                return job is not None and job.resumable
             case "cancel":
                 return job is not None and (live or job.resumable)
             case "workers" | "nice":
@@ -208,8 +207,11 @@ The table lists the tensors with type, size before and after, and the relative e
     def action_workers(self, more: int) -> None:
         """One worker process more or less."""
         if self._snapshot:
-            wanted = max(1, self._snapshot.workers + more)
-            self._with_job(lambda job_id: jobs.set_workers(self.session.jobs, job_id, wanted), f"{wanted} workers.")
+            job_id = self._snapshot.id
+            self.in_background(
+                lambda: jobs.add_workers(self.session.jobs, job_id, more),
+                lambda wanted: self.tell(f"{wanted} workers."),
+            )
 
     def action_nice(self) -> None:
         """Ask for a nice level."""

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Input, OptionList, TextArea
+from textual.widgets import DataTable, Input, OptionList, TextArea
 
 from ...workbench.errors import QuantdeckError
 from ...workbench.session import Session
 from ...workbench.text import printable
 from ..fault import keep
 from ..messages import EnterPressed
+from ..widgets.keys import Keys
 from ..widgets.title import TitleLine
 
 
@@ -36,7 +37,7 @@ class Room(Screen[None]):
     def compose(self) -> ComposeResult:
         yield TitleLine(self.NAME)
         yield from self.compose_middle()
-        yield Footer(show_command_palette=False, compact=True)
+        yield Keys()
 
     def compose_middle(self) -> ComposeResult:
         """The room between title and footer."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .cores import usable_cores
-    from .launch import cancel, pause, resume, set_nice, set_workers, start
+    from .launch import add_workers, cancel, pause, resume, set_nice, set_workers, start
     from .logout import logout_warning
     from .plan import Fingerprint, Plan, PlannedTensor, make_plan
     from .preflight import NotEnoughSpace, OutputExists
@@ -38,6 +38,7 @@ _HOMES = {
     "Proposal": "proposal",
     "Status": "snapshot",
     "TensorProgress": "snapshot",
+    "add_workers": "launch",
     "cancel": "launch",
     "logout_warning": "logout",
     "make_plan": "plan",
@@ -75,6 +76,7 @@ __all__ = [
     "Proposal",
     "Status",
     "TensorProgress",
+    "add_workers",
     "cancel",
     "logout_warning",
     "make_plan",

@@ -135,6 +135,14 @@ def set_workers(store: JobStore, job_id: str, workers: int) -> None:
     _change(store.folder(job_id), workers=workers)
 
 
+def add_workers(store: JobStore, job_id: str, more: int) -> int:
+    """Use so many workers more, or fewer, than were asked for last; at least one. The number that is wanted now."""
+    folder = store.folder(job_id)
+    wanted = max(1, min(MAX_WORKERS, folder.control(folder.spec()).read().workers + more))
+    set_workers(store, job_id, wanted)
+    return wanted
+
+
 def set_nice(store: JobStore, job_id: str, nice: int) -> None:
     """Give the workers another nice level (-20 ... 19) from now on, also while the job runs."""
     if not -20 <= nice <= 19:

@@ -394,7 +394,7 @@ class Fold:
             sha256=self._sha256,
             facts=self._facts,
             exit_code=self._exit_code,
-            resumable=self._resumable and self.status in ("failed", "interrupted", "paused", "queued"),
+            resumable=self._resumable and (self.status in ("failed", "interrupted", "paused") or not self.runs),
             garbled_lines=self.garbled_lines,
             tensors=tuple(self._tensor(index) for index in range(len(self.plan.tensors))),
         )

@@ -91,6 +91,14 @@ class JobFolder:
             new.write_bytes(json.dumps(summary.as_dict()).encode())
             new.replace(self.summary_path)
 
+    def summary_stamp(self) -> tuple[int, int, int] | None:
+        """Something that is another thing after each change of the summary, None if there is none."""
+        try:
+            status = self.summary_path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
     def read_summary(self) -> JobSummary | None:
         """The summary if it can be trusted: the job has ended, or its supervisor lives and renews it."""
         try:
@@ -144,6 +152,7 @@ class JobStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        self._ended: dict[str, tuple[tuple[int, int, int], JobSummary]] = {}
 
     def folder(self, job_id: str) -> JobFolder:
         """The folder of a job, also by the beginning or end of its id if only one fits; BadArgument if none does."""
@@ -174,7 +183,12 @@ class JobStore:
     def summary(self, job_id: str) -> JobSummary | None:
         """One line on a job, None if it was removed meanwhile. A damaged job says so."""
         folder = JobFolder(self.root / job_id)
+        stamp = folder.summary_stamp()
+        if stamp and (known := self._ended.get(job_id)) and known[0] == stamp:
+            return known[1]
         if summary := folder.read_summary():
+            if stamp and summary.status in ENDED:
+                self._ended[job_id] = stamp, summary
             return summary
         try:
             return JobWatch(folder).look().summary
