@@ -100,9 +100,7 @@ class _Parser(argparse.ArgumentParser):
 Commands = argparse._SubParsersAction  # the type has no public name
 
 
-def _command(
-    commands: Commands[argparse.ArgumentParser], name: str, run: str, text: str, aliases: Sequence[str] = ()
-) -> argparse.ArgumentParser:
+def _command(commands: Commands[_Parser], name: str, run: str, text: str, aliases: Sequence[str] = ()) -> _Parser:
     command = commands.add_parser(
         name,
         help=text,
@@ -130,7 +128,7 @@ def _add_pre(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_demo(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_demo(commands: Commands[_Parser]) -> None:
     command = _command(commands, "demo", "demo:run", "the whole line on the built-in sample model")
     command.add_argument("--headless", action="store_true", help="in the terminal, without the workbench")
     command.add_argument("-q", "--level", default=None, help="use this level instead of the recommended one")
@@ -138,13 +136,13 @@ def _add_demo(commands: Commands[argparse.ArgumentParser]) -> None:
     _add_json(command)
 
 
-def _add_detect(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_detect(commands: Commands[_Parser]) -> None:
     command = _command(commands, "detect", "detect:run", "what this machine is and what of it may be used")
     command.add_argument("--measure", action="store_true", help="measure the memory bandwidth again (about a second)")
     _add_json(command)
 
 
-def _add_inspect(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_inspect(commands: Commands[_Parser]) -> None:
     command = _command(commands, "inspect", "inspect:run", "what a model file holds", aliases=["info"])
     command.add_argument(
         "model",
@@ -156,7 +154,7 @@ def _add_inspect(commands: Commands[argparse.ArgumentParser]) -> None:
     _add_json(command)
 
 
-def _add_advise(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_advise(commands: Commands[_Parser]) -> None:
     command = _command(commands, "advise", "advise:run", "which quantization fits, and why")
     command.add_argument("model", metavar="MODEL", help="a GGUF file, a checkpoint, sample, or OWNER/NAME[/FILE]")
     command.add_argument(
@@ -178,7 +176,7 @@ def _add_advise(commands: Commands[argparse.ArgumentParser]) -> None:
     _add_json(command)
 
 
-def _add_quantize(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_quantize(commands: Commands[_Parser]) -> None:
     command = _command(commands, "quantize", "quantize:run", "make a quantized model")
     command.add_argument("model", metavar="MODEL", help="a GGUF file in F32, F16 or BF16, or sample")
     command.add_argument("format", metavar="FORMAT", choices=["gguf"], help="gguf")
@@ -196,7 +194,7 @@ def _add_quantize(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--allow-requantize",
         action="store_true",
-        help="also take a source that is quantized already: quality is lost twice",
+        help="take a quantized source too: quality is lost twice",
     )
     command.add_argument("--pure", action="store_true", help="the level's own type for every tensor, no mix")
     command.add_argument("--workers", type=_count, default=None, metavar="N", help="worker processes")
@@ -206,7 +204,7 @@ def _add_quantize(commands: Commands[argparse.ArgumentParser]) -> None:
     _add_json(command)
 
 
-def _add_calibrate(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_calibrate(commands: Commands[_Parser]) -> None:
     command = _command(commands, "calibrate", "calibrate:run", "make an importance matrix")
     command.add_argument("model", metavar="MODEL", help="a GGUF file, best in 16 bit, or sample")
     command.add_argument("-o", "--output", default=None, metavar="FILE", help="imatrix.gguf, or .dat for older tools")
@@ -215,7 +213,7 @@ def _add_calibrate(commands: Commands[argparse.ArgumentParser]) -> None:
     _add_json(command)
 
 
-def _add_evaluate(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_evaluate(commands: Commands[_Parser]) -> None:
     command = _command(commands, "evaluate", "evaluate:run", "measure quality, speed and memory of models")
     command.add_argument("models", metavar="MODEL", nargs="+", help="GGUF files, or sample")
     command.add_argument("--reference", default=None, metavar="MODEL", help="measure the divergence from this model")
@@ -248,7 +246,7 @@ def _add_text(command: argparse.ArgumentParser, what: str) -> None:
     command.add_argument("--gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU (-1: all)")
 
 
-def _add_jobs(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_jobs(commands: Commands[_Parser]) -> None:
     command = _command(commands, "jobs", "jobs:run", "what is being made, and what was")
     command.add_argument(
         "action",
@@ -261,7 +259,7 @@ def _add_jobs(commands: Commands[argparse.ArgumentParser]) -> None:
     _add_json(command)
 
 
-def _add_chat(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_chat(commands: Commands[_Parser]) -> None:
     command = _command(commands, "chat", "chat:run", "talk to a model")
     command.add_argument("model", metavar="MODEL", help="a GGUF file, or sample")
     command.add_argument("-p", "--prompt", default=None, help="one question; without it a conversation starts")
@@ -277,7 +275,7 @@ def _add_chat(commands: Commands[argparse.ArgumentParser]) -> None:
     _add_json(command)
 
 
-def _add_hub(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_hub(commands: Commands[_Parser]) -> None:
     hub = _command(commands, "hub", "hub:run_downloads", "find models on the Hugging Face Hub, and download them")
     actions = hub.add_subparsers(title="actions", metavar="ACTION", required=True)
     search = _command(actions, "search", "hub:run_search", "repositories by words")
@@ -302,7 +300,7 @@ def _add_hub(commands: Commands[argparse.ArgumentParser]) -> None:
         _add_json(command)
 
 
-def _add_handover(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_handover(commands: Commands[_Parser]) -> None:
     handover = _command(commands, "handover", "handover:run", "command lines that run a finished file elsewhere")
     handover.add_argument("model", metavar="FILE", help="a GGUF file, or sample")
     handover.add_argument("--context", type=_count, default=None, metavar="N", help="context in tokens")
@@ -318,7 +316,7 @@ def _add_handover(commands: Commands[argparse.ArgumentParser]) -> None:
         _add_json(command)
 
 
-def _add_completion(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_completion(commands: Commands[_Parser]) -> None:
     command = _command(commands, "completion", "completion:run", "print the completion script of a shell")
     command.add_argument("shell", choices=["bash", "zsh", "tcsh"])
 
