@@ -211,15 +211,6 @@ def default_output(source: Path, level: str, folder: Path) -> Path:
     return folder / f"{stem}-{level.upper()}.gguf"
 
 
-def free_name(path: Path) -> Path:
-    """`path`, or the first of NAME-2, NAME-3 ... beside it that nothing has yet."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return free
-
-
 def plan_facts(proposal: Proposal) -> dict[str, str]:
     """What a job will make, in a few lines."""
     spec, plan = proposal.spec, proposal.plan

@@ -164,6 +164,15 @@ class Session:
             imatrix=imatrix,
         )
 
+    def free_name(self, path: Path) -> Path:
+        """`path`, or the first of NAME-2, NAME-3 ... beside it that nothing has yet and no job is making."""
+        promised = {job.output for job in self.jobs.list() if job.status not in ("done", "cancelled")}
+        number, free = 1, path
+        while free.exists() or str(free.absolute()) in promised:
+            number += 1
+            free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        return free
+
     def output_folder(self, source: Path) -> Path:
         """Where a quantized `source` goes: the folder that the user chose, beside the source, or our own."""
         if chosen := self.profile.paths.output:

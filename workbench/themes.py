@@ -95,7 +95,8 @@ class Problem:
     advice: str
 
     def __str__(self) -> str:
-        return printable(f"{self.file}: {self.key} {self.advice}." if self.key else f"{self.file}: {self.advice}.")
+        advice = self.advice if self.advice.endswith(("?", ".")) else f"{self.advice}."
+        return printable(f"{self.file}: {self.key} {advice}" if self.key else f"{self.file}: {advice}")
 
 
 @dataclass(frozen=True)

@@ -290,3 +290,19 @@ def test_a_name_with_line_breaks_stays_in_its_line(quantdeck: Run, tmp_path: Pat
     said = quantdeck("inspect", "m.gguf")
     assert said.code == 0 and "\x1b" not in said.out
     assert [line.split()[0] for line in said.out.splitlines()].count("Size") == 1
+
+
+def test_usage_errors_are_documents_too(quantdeck: Run) -> None:
+    said = quantdeck("quantize", "--json")
+    assert said.code == 2 and said.document["exit_code"] == 2 and "MODEL" in said.document["error"]
+
+
+def test_requantizing_on_demand(quantdeck: Run) -> None:
+    assert quantdeck("quantize", "sample", "gguf", "-q", "Q8_0", "-o", "once.gguf").code == 0
+    said = quantdeck("quantize", "once.gguf", "gguf", "-q", "Q4_0", "-o", "twice.gguf", "--allow-requantize", "--json")
+    assert said.code == 0 and said.document["status"] == "done"
+
+
+def test_a_home_that_cannot_be_written_does_not_stop_a_chat(quantdeck: Run, environ: dict[str, str]) -> None:
+    environ["QUANTDECK_HOME"] = "/proc/nowhere"
+    assert "Paris" in quantdeck("chat", "sample", "-p", "What is the capital of France?", "--temperature", "0").out

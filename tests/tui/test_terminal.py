@@ -274,3 +274,17 @@ def test_a_sheet_closes_once(start: Start) -> None:
     terminal.wait_for("Paper")
     terminal.type("\x1b[B\rq")
     assert terminal.wait() == 0
+
+
+def test_a_number_question_can_be_left_and_still_answered(start: Start) -> None:
+    terminal = start()
+    terminal.wait_for("usable of")
+    terminal.press("2")
+    for words in ("Which model", "Which machine", "What matters most"):
+        terminal.wait_for(words)
+        terminal.press("enter")
+    terminal.wait_for("How long")
+    terminal.press("esc", "?")
+    terminal.wait_for("Keys everywhere")
+    terminal.press("esc", "enter")
+    terminal.wait_for("is recommended")

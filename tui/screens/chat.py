@@ -46,7 +46,7 @@ The line above the field shows speed (tokens per second), the time to the first 
 The smoke test asks ten fixed questions and judges the answers for emptiness, loops and broken text.
 """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "stop", "Stop, leave", key_display="esc"),
+        Binding("escape", "stop", "Stop", key_display="esc"),
         Binding("ctrl+o", "choose", "Model"),
         Binding("ctrl+n", "clear", "Clear"),
         Binding("ctrl+s", "settings", "Settings"),

@@ -39,7 +39,8 @@ class ThemeScreen(Sheet[str | None]):
             choices = OptionList(*options, markup=False)
             choices.highlighted = names.index(self._before) if self._before in names else 0
             yield choices
-            for problem in self._loaded.problems:
+            # One line a file: the first mistake is the one to mend first.
+            for problem in {problem.file: problem for problem in reversed(self._loaded.problems)}.values():
                 yield Static(f"not loaded: {printable(str(problem))}", classes="warning", markup=False)
         yield Footer(show_command_palette=False, compact=True)
 

@@ -23,8 +23,8 @@ from ...workbench.model import read_model
 from ...workbench.recipe import Request
 from ...workbench.sample import SAMPLE
 from ...workbench.session import Session, model_path, user_path
-from ...workbench.text import printable
-from ..describe import calibration_words, coverage_lines, default_output, free_name, step_words, wants_imatrix
+from ...workbench.text import parse_size, printable
+from ..describe import calibration_words, coverage_lines, default_output, step_words, wants_imatrix
 from ..messages import OpenHub, OpenJob
 from ..widgets.imatrix import ImatrixPane
 from ..widgets.plan import PlanPane
@@ -42,6 +42,8 @@ class WizardRoom(Room):
     """Four steps: which model, a few questions, the ranked levels, the plan. Every step is filled in; Enter goes on."""
 
     NAME = "Wizard"
+    # Otherwise the keys would go to the first list of all, shown or not, when a sheet closes over a field that was left.
+    AUTO_FOCUS = None
     HELP = """
 Choose a model, answer a few questions (every answer is filled in from what this machine is, so that Enter, Enter,
 Enter is a sensible way), and look at the ranked levels: file size from the model's real tensors, memory at your
@@ -84,6 +86,7 @@ or Backspace goes one step back.
     def on_mount(self) -> None:
         """Begin with the models that are known."""
         self.query_one(ModelPane).show(self.session.profile.recent_models)
+        self.set_focus(self.query_one(ModelPane).reader)
 
     @property
     def step(self) -> str:
@@ -173,9 +176,13 @@ or Backspace goes one step back.
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Enter on a typed answer."""
-        if self.step == "question" and self._walk:
+        if self.step == "question":
+            self._answer_typed(event.value)
+
+    def _answer_typed(self, text: str) -> None:
+        if self._walk:
             try:
-                self._answer(self.query_one(QuestionPane).typed(event.value))
+                self._answer(parse_size(text))
             except ValueError as problem:
                 self.query_one(QuestionPane).complain(str(problem))
 
@@ -215,7 +222,7 @@ or Backspace goes one step back.
 
         def propose() -> Proposal | None:
             folder = self.session.output_folder(model)
-            target = user_path(output) if output else free_name(default_output(model, row.level, folder))
+            target = user_path(output) if output else self.session.free_name(default_output(model, row.level, folder))
             try:
                 return self.session.propose(model, Request(row.level), target, overwrite, imatrix=imatrix)
             except jobs.OutputExists:
@@ -370,14 +377,20 @@ or Backspace goes one step back.
         return True
 
     def enter(self) -> None:
-        """Enter where no list or field takes it: begin the planned job."""
+        """Enter where no list or field takes it: begin the planned job, or take a number whose field was left."""
         if self.step == "plan" and self._proposal:
             self._start()
+        elif self.step == "question":
+            self._answer_typed(self.query_one(QuestionPane).text)
 
     def action_back(self) -> None:
         """One step back, with the answer that was given."""
         if self.query_one(ImatrixPane).working and self.step == "imatrix":
             self._stop.set()
+            return
+        if isinstance(self.focused, Input):
+            # The first one leaves the field, so that the keys of rooms and help work; Enter still answers.
+            self.set_focus(None)
             return
         if self.step in ("imatrix", "plan"):
             self._show("result")

@@ -13,7 +13,7 @@ from textual.widgets.option_list import Option
 
 from ...workbench.advice import Walk
 from ...workbench.session import SAMPLE_WORD
-from ...workbench.text import parse_size, printable, size
+from ...workbench.text import printable, size
 
 
 class ModelPane(Vertical):
@@ -73,9 +73,10 @@ class QuestionPane(Vertical):
         else:
             number.value = size(filled_in) if question.kind == "bytes" else str(filled_in)  # type: ignore[arg-type]
 
-    def typed(self, text: str) -> int:
-        """The number that was typed; ValueError with a sentence if it is none."""
-        return parse_size(text)
+    @property
+    def text(self) -> str:
+        """What stands in the field."""
+        return self.query_one(Input).value
 
     def complain(self, problem: str) -> None:
         """Say what is wrong with the answer."""

@@ -8,6 +8,7 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -224,7 +225,16 @@ class Child:
 
 
 def _new_log(folder: Path) -> Path:
-    """A log of its own for each child; old ones go, so that the folder stays small."""
+    """A log of its own for each child, in `folder`, or in the system's temporary folder if that cannot be written."""
+    temporary = Path(tempfile.gettempdir()) / f"quantdeck-{os.getuid()}-logs"
+    try:
+        return _log_in(folder)
+    except LlamaFailed:
+        return _log_in(temporary)
+
+
+def _log_in(folder: Path) -> Path:
+    """A new log; old ones go, so that the folder stays small. LlamaFailed if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder.absolute() / f"llama-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{next(_numbers)}.log"

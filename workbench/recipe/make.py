@@ -220,8 +220,8 @@ def _refuse_requantizing(choices: tuple[TensorChoice, ...], request: Request) ->
         if not choice.copied and TYPES[choice.tensor.type].quantized:
             raise BadArgument(
                 f"The model is already quantized ({shown(choice.tensor.name)} is {choice.tensor.type}), and"
-                " quantizing it again would lose quality: start from the 16-bit or 32-bit model, or allow it"
-                " explicitly."
+                " quantizing it again would lose quality: start from the 16-bit or 32-bit model"
+                " (--allow-requantize does it all the same)."
             )
 
 
