@@ -42,8 +42,8 @@ class WizardRoom(Room):
     """Four steps: which model, a few questions, the ranked levels, the plan. Every step is filled in; Enter goes on."""
 
     NAME = "Wizard"
-    # Otherwise the keys would go to the first list of all, shown or not, when a sheet closes over a field that was left.
-    AUTO_FOCUS = None
+    # Otherwise the first list of all, shown or not, would take the keys when a sheet closes over a field that was left.
+    AUTO_FOCUS = ""
     HELP = """
 Choose a model, answer a few questions (every answer is filled in from what this machine is, so that Enter, Enter,
 Enter is a sensible way), and look at the ranked levels: file size from the model's real tensors, memory at your
