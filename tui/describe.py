@@ -12,7 +12,7 @@ from ..workbench.text import count, duration, printable, size
 if TYPE_CHECKING:
     from ..workbench.advice import Advice, Candidate, Step
     from ..workbench.hardware import Bandwidth, Gpu, Hardware
-    from ..workbench.jobs import JobSnapshot, JobSummary, Proposal
+    from ..workbench.jobs import JobSnapshot, JobSummary, Proposal, TensorProgress
     from ..workbench.llama.calibrate import CalibrationProgress, Coverage
     from ..workbench.llama.evaluate import Estimate
     from ..workbench.measure import Measurement, MeasureProgress
@@ -294,3 +294,12 @@ def measurement_facts(done: Measurement) -> dict[str, str]:
 
 def _with_error(estimate: Estimate, digits: int, factor: float = 1, unit: str = "") -> str:
     return f"{factor * estimate.value:.{digits}f} ± {factor * estimate.error:.{digits}f}{unit}"
+
+
+def tensor_cells(progress: TensorProgress) -> list[str]:
+    """One tensor of a job: name, types, size before and after, and the relative error once it is finished."""
+    tensor = progress.tensor
+    error = progress.errors.relative if progress.done else None
+    kind = tensor.type if tensor.copied else f"{tensor.source_type} → {tensor.type}"
+    words = "copied" if tensor.copied and progress.done else f"{100 * error:.2f} %" if error is not None else ""
+    return [tensor.name, kind, size(tensor.source_bytes), size(tensor.n_bytes), words]

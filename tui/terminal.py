@@ -78,6 +78,11 @@ class Terminal:
             self._progress_at = time.monotonic()
             print(printable(text), file=self._stderr, flush=True)
 
+    def log(self, text: str) -> None:
+        """A line that only a log or a pipe gets: on a terminal the line that is redrawn in place says enough."""
+        if not self._stderr.isatty():
+            print(printable(text), file=self._stderr, flush=True)
+
     def document(self, content: Any) -> None:
         """The one JSON document, if that is what was asked for."""
         if self.as_json:

@@ -13,7 +13,7 @@ from ...workbench.errors import BadArgument
 from ...workbench.jobs import JobSnapshot, JobStore
 from ...workbench.session import open_session
 from ...workbench.text import duration, size
-from ..describe import STATUS_WORDS, progress_words
+from ..describe import STATUS_WORDS, one_line, progress_words, tensor_cells
 from ..terminal import Terminal
 from .quantize import finish, follow
 
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise BadArgument(f"Which job? quantdeck jobs {arguments.action} ID; quantdeck jobs lists them.")
     job_id = store.folder(arguments.id).id
     if arguments.action == "watch":
-        snapshot = follow(store, job_id, terminal)
+        snapshot = follow(store, job_id, terminal, Watched(terminal))
         terminal.document(_document(snapshot))
         return finish(snapshot, terminal)
     if arguments.action == "remove":
@@ -42,6 +42,27 @@ def run(arguments: argparse.Namespace) -> int:
     _show(snapshot, terminal)
     terminal.document(_document(snapshot))
     return 0
+
+
+class Watched:
+    """What a log gets while a job is watched: each change of its state, and each tensor when it is finished."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._state: tuple[str, ...] = ()
+        self._finished: set[str] = set()
+
+    def __call__(self, job: JobSnapshot) -> None:
+        """Tell what is new."""
+        state = (job.status, job.step, job.message)
+        for progress in job.tensors:
+            if progress.done and progress.tensor.name not in self._finished:
+                self._finished.add(progress.tensor.name)
+                name, kind, before, after, error = tensor_cells(progress)
+                self._terminal.log(one_line(f"  {name}  {kind}  {before} → {after}  {error}"))
+        if state != self._state:
+            self._state = state
+            self._terminal.log(f"{job.spec.level}  {progress_words(job)}")
 
 
 def _ask(store: JobStore, job_id: str, arguments: argparse.Namespace) -> None:

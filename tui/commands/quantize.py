@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,15 @@ def say_plan(proposal: Proposal, terminal: Terminal) -> None:
         terminal.say(f"  note: {note}")
 
 
-def follow(store: JobStore, job_id: str, terminal: Terminal) -> JobSnapshot:
-    """Show a job until it ends or halts; Ctrl+C leaves it running and says so."""
+def follow(
+    store: JobStore, job_id: str, terminal: Terminal, tell: Callable[[JobSnapshot], None] | None = None
+) -> JobSnapshot:
+    """Show a job until it ends or halts, each look also to `tell`; Ctrl+C leaves it running and says so."""
     snapshot = store.snapshot(job_id)
     try:
         for snapshot in store.follow(job_id):
+            if tell:
+                tell(snapshot)
             terminal.progress(f"{snapshot.spec.level}  {progress_words(snapshot)}")
             if snapshot.status == "paused":
                 break

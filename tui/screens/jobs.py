@@ -15,7 +15,7 @@ from ...workbench import jobs
 from ...workbench.jobs import JobSnapshot, JobSummary, JobWatch, TensorProgress
 from ...workbench.session import Session
 from ...workbench.text import duration, printable, size
-from ..describe import STATUS_WORDS, progress_words
+from ..describe import STATUS_WORDS, progress_words, tensor_cells
 from ..messages import OpenChat
 from ..widgets.grid import Grid, Row
 from .ask import AskText, AskYes
@@ -247,8 +247,4 @@ def _list_row(job: JobSummary) -> Row:
 
 
 def _tensor_row(progress: TensorProgress) -> Row:
-    tensor = progress.tensor
-    error = progress.errors.relative if progress.done else None
-    kind = tensor.type if tensor.copied else f"{tensor.source_type} → {tensor.type}"
-    words = "copied" if tensor.copied and progress.done else f"{100 * error:.2f} %" if error is not None else ""
-    return tensor.name, [tensor.name, kind, size(tensor.source_bytes), size(tensor.n_bytes), words]
+    return progress.tensor.name, tensor_cells(progress)
