@@ -82,11 +82,13 @@ def prepare(
 
 def plainly_converted(model: Model, request: Request) -> Model:
     """For a checkpoint asked for in F32, F16 or BF16: rounded once, from what is stored, and not by way of 16 bits."""
-    from ..checkpoint import FORMAT, MATRIX_TYPES, with_matrices
+    if model.format == "gguf":  # most models are: what reads the others is not imported for them
+        return model
+    from ..checkpoint import MATRIX_TYPES, with_matrices
     from ..recipe import find_level
 
     level = find_level(request.level).name
-    return with_matrices(model, level) if model.format == FORMAT and level in MATRIX_TYPES else model
+    return with_matrices(model, level) if level in MATRIX_TYPES else model
 
 
 def make_request_recipe(model: Model, request: Request, imatrix: Path | None) -> Recipe:

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import QuantdeckError, ResumeFailed, ValidationFailed
 from ..files import sha256, sync_folder
-from ..library import Entry, Figure, Library
 from ..text import printable, size
 from . import journal as events
 from . import preflight
@@ -41,6 +40,7 @@ from .store import JobFolder
 from .turns import Turn
 
 if TYPE_CHECKING:
+    from ..library import Entry
     from ..llama import Child
 
 TICK = 0.1
@@ -405,9 +405,10 @@ class Supervisor:
 
     def start_llama(self) -> Child:
         """The process that will verify, and here what else verification needs."""
-        from .. import llama, model
+        from .. import library, llama, model
 
         assert model
+        assert library
         return llama.ready_child(self.folder.path, self.spec.partial.name)
 
     def dismiss_llama(self) -> None:
@@ -457,6 +458,8 @@ class Supervisor:
         """Put the result into the library, and end the job."""
         seconds = round(self.fold.work_seconds, 3)
         if self.spec.library:
+            from ..library import Library
+
             try:
                 Library(Path(self.spec.library)).add(self.library_entry(seconds))
             except (QuantdeckError, OSError) as error:
@@ -468,6 +471,8 @@ class Supervisor:
 
     def library_entry(self, seconds: float) -> Entry:
         """What the library keeps of the result."""
+        from ..library import Entry, Figure
+
         spec, plan = self.spec, self.plan
         tokens = self.fold.facts.get("tokens")
         checked = f"loaded in llama.cpp, {tokens} positions computed; " if spec.verify else "not loaded in llama.cpp; "
