@@ -85,12 +85,12 @@ def check_space(store: JobStore, spec: JobSpec, total: int, job_id: str = "") ->
         )
     except OSError as error:
         raise BadArgument(f"The free space of {printable(str(folder))} cannot be told: {error.strerror}.") from error
-    needed = total - allocated(spec.partial) + SPARE_BYTES
-    if needed > free - max(0, claimed):
+    needed = total - allocated(spec.partial)
+    if needed + SPARE_BYTES > free - max(0, claimed):
         others = f", of which other jobs still need {size(claimed)}" if claimed > 0 else ""
         raise NotEnoughSpace(
-            f"{printable(str(folder))} has {size(free)} free{others}, and the output takes {size(needed)}; "
-            "make room or choose another folder."
+            f"{printable(str(folder))} has {size(free)} free{others}, and the output still takes "
+            f"{size(needed)}, with {size(SPARE_BYTES)} left over; make room or choose another folder."
         )
 
 
