@@ -106,7 +106,9 @@ def test_source_that_another_file_of_its_size_and_time_takes_the_place_of(bench:
         kill(worker)
     end = bench.end(job)
     assert end.status == "failed"
-    assert "changed" in end.message
+    assert "was replaced by a file of the same size and time" in end.message
+    jobs.resume(bench.store, job)
+    assert "has changed since" in bench.end(job).message
     assert not (bench.folder / "out.gguf").exists()
     assert not bench.partials()
 

@@ -360,15 +360,20 @@ class Supervisor:
         for source in self.plan.inputs:
             shown = printable(source.path)
             try:
-                # A worker that starts later would read another file: its number tells where size and time do not.
                 number = Path(source.path).stat().st_ino
-                unchanged = source.looks_unchanged() and self.inodes.setdefault(source.path, number) == number
+                unchanged = source.looks_unchanged()
             except OSError as error:
                 raise ResumeFailed(
                     f"{shown} cannot be read any more: {error.strerror}; resume the job when it can."
                 ) from error
             if not unchanged:
                 raise Hopeless(ResumeFailed(f"{shown} changed while the job ran; submit the job again."))
+            # A worker that starts later would read the other file. Some file systems number a file anew, though.
+            if self.inodes.setdefault(source.path, number) != number:
+                raise ResumeFailed(
+                    f"{shown} was replaced by a file of the same size and time while the job ran; "
+                    "resume the job if that is the same model, else cancel it."
+                )
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
