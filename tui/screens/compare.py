@@ -136,7 +136,7 @@ is held against the one model that is marked.
 
     def _say_file(self) -> None:
         entry = self._current()
-        words = f"{entry.path} · {size(entry.n_bytes)}" if entry else ""
+        words = f"{entry.name} · {size(entry.n_bytes)} · in {Path(entry.path).parent}" if entry else ""
         self.query_one("#status", Static).update(printable(words))
 
     def _current(self) -> Entry | None:
