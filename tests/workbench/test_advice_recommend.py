@@ -210,6 +210,15 @@ def test_source_levels_larger_than_the_source_are_left_out() -> None:
     assert "MXFP4_MOE" in {row.level for row in advise(shapes.mixtral_8x7b(), machine(32), Wish(), DDR5).candidates}
 
 
+def test_levels_that_the_shapes_do_not_allow_are_left_out() -> None:
+    smollm: Model = shapes.transformer(30, 576, 1536, 9, 3, 49152, tied=True)
+    advice = advise(smollm, machine(16), Wish(), DDR5, writable=anything)
+    levels = {row.level for row in advice.candidates}
+    with pytest.raises(BadArgument):
+        make_recipe(smollm, Request("Q1_0"))
+    assert "Q1_0" not in levels and {"Q8_0", "Q6_K", "Q4_K_M"} <= levels
+
+
 _KEYS = ("context_length", "embedding_length", "block_count", "feed_forward_length", "expert_count", "num_loops")
 _KEYS += tuple(f"attention.{name}" for name in ("head_count", "head_count_kv", "key_length", "sliding_window"))
 _KEYS += ("attention.sliding_window_pattern", "expert_used_count", "ssm.conv_kernel", "ssm.inner_size")

@@ -8,6 +8,7 @@ from functools import cache
 
 from ...kernels import KernelError
 from ...kernels.registry import codec
+from ..errors import BadArgument
 from ..model import Model, Value, write_header
 from ..recipe import LEVELS, Recipe, Request, make_recipe
 from . import data
@@ -94,7 +95,8 @@ class Estimator:
     def levels(self) -> tuple[str, ...]:
         """The levels that make sense for this model, best first; none if it is quantized already.
 
-        Floating-point levels larger than the source add nothing, and MXFP4_MOE is for mixtures of experts.
+        Floating-point levels larger than the source add nothing, and MXFP4_MOE is for mixtures of experts. Some types
+        need rows of a multiple of 128 weights, which smaller models do not have.
         """
         if self.model.is_quantized:
             return ()
@@ -104,7 +106,21 @@ class Estimator:
         skipped = set() if widest > 2 else {"F32"} | (sixteen - own if own else set())
         if not number(self.model, "{arch}.expert_count"):
             skipped.add("MXFP4_MOE")
-        return tuple(name for name in data.levels() if name not in skipped)
+        return self._possible(tuple(name for name in data.levels() if name not in skipped))
+
+    def _possible(self, levels: tuple[str, ...]) -> tuple[str, ...]:
+        """Those that the shapes of this model allow; BadArgument if there is none."""
+        possible, problem = [], None
+        for level in levels:
+            try:
+                self._make(level)
+            except BadArgument as refusal:
+                problem = problem or refusal
+            else:
+                possible.append(level)
+        if problem and not possible:
+            raise problem
+        return tuple(possible)
 
     def running(self, setup: Setup) -> Running:
         """Caches and buffers in a setup."""
