@@ -171,6 +171,51 @@ def _one_sentence(text: str) -> None:
     assert "Traceback" not in text and "Error" not in text
 
 
+def _output_bias(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    n_bytes = len(content) - 8 - int.from_bytes(content[:8], "little")
+    name, place = Q.replace("q_proj.weight", "o_proj.bias"), [n_bytes, n_bytes + 512]
+    _header(path, lambda header: header.update({name: {"dtype": "BF16", "shape": [256], "data_offsets": place}}))
+    with path.open("ab") as file:
+        file.write(bytes(512))
+
+
+UNFIT: dict[str, tuple[str, Harm, str]] = {
+    "qwen3 with a bias behind attention": ("qwen3", _output_bias, "self_attn.o_proj.bias, which its architecture does"),
+    "gemma2 with another scale": ("gemma2", _config(query_pre_attn_scalar=48), "for heads of 48 values .* for 64 here"),
+    "gemma3 with another scale": ("gemma3", _config(query_pre_attn_scalar=None), "for heads of 256 values"),
+    "deepseek2 without narrow queries": ("deepseek2", _config(q_lora_rank=0), "2 layers without q_lora_rank"),
+    "deepseek2 with groups": (
+        "deepseek2",
+        _config(topk_method="group_limited_greedy", n_group=2, topk_group=1),
+        "chooses groups of experts by their best one",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_what_llama_cpp_cannot_run_is_refused(case: str, tmp_path: Path):
+    family, inflict, sentence = UNFIT[case]
+    folder = build(family, tmp_path / "model")
+    assert read_model(folder).tensors
+    inflict(folder)
+    with pytest.raises(ValidationFailed, match=sentence) as caught:
+        read_model(folder)
+    _one_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gptneox", "falcon", "stablelm"])
+def test_a_rotary_base_of_its_own_is_kept(family: str, tmp_path: Path):
+    """llama.cpp's converter leaves it out for these families, and llama.cpp reads it."""
+    folder = build(family, tmp_path / "model")
+    key = f"{read_model(folder).architecture}.rope.freq_base"
+    assert read_model(folder).get(key) is None
+    rope = json.loads((folder / "config.json").read_text())["rope_parameters"]
+    change_json(folder / "config.json", rope_parameters=rope | {"rope_theta": 50000.0})
+    assert read_model(folder).get(key) == 50000.0
+
+
 SHARD = "model-00002-of-00003.safetensors"
 
 

@@ -63,6 +63,10 @@ KV_HEADS = number("attention.head_count_kv", lambda c: c.kv_heads)
 RMS_EPS = real("attention.layer_norm_rms_epsilon", "rms_norm_eps")
 NORM_EPS = real("attention.layer_norm_epsilon", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
 FREQ_BASE = ratio("rope.freq_base", lambda c: c.rope_real("rope_theta", 10000.0))
+OWN_FREQ_BASE = ratio(
+    "rope.freq_base", lambda c: found if (found := c.rope_real("rope_theta", 10000.0)) != 10000.0 else None
+)
+"""For families whose base llama.cpp's converter leaves out, which then is the usual one."""
 VOCAB_SIZE = count("vocab_size", "vocab_size")
 ROPE_DIMENSIONS = number("rope.dimension_count", lambda c: c.head_dim)
 HEAD_WIDTHS = (

@@ -35,14 +35,19 @@ def paired(parts: tuple[StoredTensor, ...], extents: Extents) -> View:
     return Gathered(parts, parts[0].shape, halves_to_pairs(extents["head"]))
 
 
-def attention(rotated: MakeView | None = None, *, biased: bool = False) -> tuple[Weight, ...]:
-    """Projections to queries, keys and values, and back; `biased`: llama.cpp expects a bias at the last."""
+def attention(
+    rotated: MakeView | None = None, *, biased: bool = False, output_bias: bool = False
+) -> tuple[Weight, ...]:
+    """Projections to queries, keys and values, and back.
+
+    `biased`: llama.cpp expects a bias at the last; `output_bias`: it takes one there if there is one.
+    """
     layer = "model.layers.{i}.self_attn"
     return (
         *linear(f"{layer}.q_proj", "blk.{i}.attn_q", "q", "d", view=rotated),
         *linear(f"{layer}.k_proj", "blk.{i}.attn_k", "kv", "d", view=rotated),
         *linear(f"{layer}.v_proj", "blk.{i}.attn_v", "kv", "d"),
-        *linear(f"{layer}.o_proj", "blk.{i}.attn_output", "d", "q", biased=biased),
+        *linear(f"{layer}.o_proj", "blk.{i}.attn_output", "d", "q", biased=biased)[: 2 if biased or output_bias else 1],
     )
 
 
@@ -55,12 +60,15 @@ def head_norms(rows: str = "head", kv_rows: str = "head") -> tuple[Weight, Weigh
     )
 
 
-GATED = (
+GATED_BIASED = (
     *linear("model.layers.{i}.mlp.gate_proj", "blk.{i}.ffn_gate", "ff", "d"),
     *linear("model.layers.{i}.mlp.up_proj", "blk.{i}.ffn_up", "ff", "d"),
     *linear("model.layers.{i}.mlp.down_proj", "blk.{i}.ffn_down", "d", "ff"),
 )
-"""A feed-forward part with a gate."""
+"""A feed-forward part with a gate, of architectures for which llama.cpp takes biases there."""
+
+GATED = tuple(weight for weight in GATED_BIASED if weight.name.endswith(".weight"))
+"""A feed-forward part with a gate and without biases."""
 
 
 def experts(layer: str, gate: str, up: str, down: str) -> tuple[Weight, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from ...errors import ValidationFailed
+from ...model.wording import shown
 from ..config import Config
 from ..family import Extents, Family, Weight
 from ..keys import (
@@ -91,6 +93,25 @@ def _matrix(stored: str, name: str, rows: str, columns: str) -> tuple[Weight, ..
     return (Weight(f"{stored}.weight", f"{name}.weight", (rows, columns)),)
 
 
+_WIDE_QUERIES = (26, 27)
+"""Layers of the models whose queries llama.cpp expects as one matrix; it has no other sign of it."""
+
+
+def _runs(config: Config) -> None:
+    lite, vocabulary = not config.get("q_lora_rank"), config.count("vocab_size")
+    if lite != (config.n_layers in _WIDE_QUERIES or (config.n_layers == 48 and vocabulary == 128256)):
+        raise ValidationFailed(
+            f"{shown(config.path)} describes a model of {config.n_layers} layers {'without' if lite else 'with'}"
+            " q_lora_rank, which llama.cpp cannot run: it tells the lite models, which have none, by their 26 or 27"
+            " layers."
+        )
+    if config.get("topk_method") == "group_limited_greedy" and config.count("n_group", default=1) > 1:
+        raise ValidationFailed(
+            f"{shown(config.path)} chooses groups of experts by their best one (group_limited_greedy), and llama.cpp"
+            " always does so by their best two."
+        )
+
+
 DEEPSEEK2 = Family(
     classes=("DeepseekV2ForCausalLM",),
     architecture="deepseek2",
@@ -171,4 +192,5 @@ DEEPSEEK2 = Family(
         "tie_word_embeddings": False,
     },
     extents=_extents,
+    check=_runs,
 )

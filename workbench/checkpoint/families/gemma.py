@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ...errors import ValidationFailed
 from ...model.wording import shown
 from ..config import Config
@@ -14,6 +16,7 @@ from ..keys import (
     FEED_FORWARD,
     HEADS,
     KV_HEADS,
+    OWN_FREQ_BASE,
     RMS_EPS,
     ROPE_SCALING,
     Key,
@@ -52,7 +55,7 @@ _HEAD_WIDTHS = (
     number("attention.key_length", lambda c: c.head_dim),
     number("attention.value_length", lambda c: c.head_dim),
 )
-_KEYS = (CONTEXT, EMBEDDING, BLOCKS, FEED_FORWARD, HEADS, KV_HEADS, RMS_EPS, *_HEAD_WIDTHS)
+_KEYS = (CONTEXT, EMBEDDING, BLOCKS, FEED_FORWARD, HEADS, KV_HEADS, RMS_EPS, *_HEAD_WIDTHS, OWN_FREQ_BASE)
 
 # The output is the embeddings; copies of it that some tools leave behind are not needed.
 _IGNORED = (r"lm_head\.weight",)
@@ -73,6 +76,20 @@ def _windows(every: int) -> Key:
         return None if found == [(i + 1) % every != 0 for i in range(config.n_layers)] else found
 
     return Key("attention.sliding_window_pattern", "bool", read)
+
+
+def _scaled_as_llama_cpp_does(largest: int) -> Callable[[Config], None]:
+    """llama.cpp knows the factor of the queries by the number of layers: the largest model's is that of equal heads."""
+
+    def check(config: Config) -> None:
+        width = config.hidden // config.heads if config.n_layers == largest else config.head_dim
+        if config.real("query_pre_attn_scalar", default=256.0) != width:
+            raise ValidationFailed(
+                f"{shown(config.path)} scales queries for heads of {config.get('query_pre_attn_scalar', default=256)}"
+                f" values (query_pre_attn_scalar), and llama.cpp always does so for {width} here."
+            )
+
+    return check
 
 
 GEMMA = Family(
@@ -109,11 +126,13 @@ GEMMA2 = Family(
     | {"num_key_value_heads": 4},
     extents=_extents,
     ignored=_IGNORED,
+    check=_scaled_as_llama_cpp_does(largest=46),
     no_space_prefix=True,
 )
 
 
-def _uncapped(config: Config) -> None:
+def _runs(config: Config) -> None:
+    _scaled_as_llama_cpp_does(largest=62)(config)
     if config.get("attn_logit_softcapping") is not None:
         raise ValidationFailed(f"{shown(config.path)} caps attention, which llama.cpp cannot do for Gemma 3.")
 
@@ -152,7 +171,7 @@ GEMMA3 = Family(
     | {"num_hidden_layers": 26, "vocab_size": 262208},
     extents=_extents,
     ignored=_IGNORED,
-    check=_uncapped,
+    check=_runs,
     trims=True,
     no_space_prefix=True,
 )

@@ -25,7 +25,7 @@ from ..keys import (
     ratio,
 )
 from ..views import MadeUp, View
-from .blocks import ENDS, GATED, NORMS, attention, experts, paired
+from .blocks import ENDS, GATED, GATED_BIASED, NORMS, attention, experts, paired
 
 
 def _extents(config: Config) -> Extents:
@@ -66,7 +66,7 @@ _ROTATED = (*ATTENTION, *ROPE_SCALING, FREQ_BASE, RMS_EPS, *EXPERTS)
 LLAMA = Family(
     classes=("LlamaForCausalLM", "LLaMAForCausalLM"),
     architecture="llama",
-    weights=(*ENDS, *NORMS, *attention(paired), *GATED),
+    weights=(*ENDS, *NORMS, *attention(paired, output_bias=True), *GATED_BIASED),
     keys=(*_ROTATED, *_HEAD_WIDTHS, VOCAB_SIZE, ROPE_DIMENSIONS),
     defaults=_DEFAULTS,
     extents=_extents,
@@ -102,6 +102,7 @@ SMOLLM3 = replace(
     LLAMA,
     classes=("SmolLM3ForCausalLM",),
     architecture="smollm3",
+    weights=(*ENDS, *NORMS, *attention(paired), *GATED),
     keys=(*ROTARY_RMS, VOCAB_SIZE, ROPE_DIMENSIONS),
     defaults=_DEFAULTS | {"tie_word_embeddings": True, "rope_theta": 2e6, "num_key_value_heads": 4},
     check=_every_fourth_without_rope,

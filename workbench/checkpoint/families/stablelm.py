@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..config import Config
 from ..family import Family, Weight
-from ..keys import BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, KV_HEADS, NORM_EPS, Key, number
+from ..keys import BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, KV_HEADS, NORM_EPS, OWN_FREQ_BASE, Key, number
 from .blocks import EMBEDDINGS, GATED, OUTPUT_OF_ITS_OWN, attention, linear
 
 _LAYER = "model.layers.{i}"
@@ -61,6 +61,7 @@ STABLELM = Family(
         KV_HEADS,
         Key("use_parallel_residual", "bool", lambda c: c.flag("use_parallel_residual", default=True)),
         NORM_EPS,
+        OWN_FREQ_BASE,
     ),
     defaults={
         "max_position_embeddings": 4096,
