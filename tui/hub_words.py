@@ -54,6 +54,8 @@ def shop_headline(shop: Shop) -> str:
         return f"{shop.best.offer.level} {fits} here with a context of {shop.setup.context:,} tokens"
     if any(row.offer.can_be_quantized for row in shop.rows):
         return "No ready-made quant that fits, but one can be made here"
+    if any(row.offer.kind == "model" for row in shop.rows) and not any(row.fits for row in shop.rows):
+        return "Whether something in this repository fits here cannot be told"
     return "Nothing in this repository fits here"
 
 

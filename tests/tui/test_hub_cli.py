@@ -55,6 +55,17 @@ def test_files_say_what_fits(server: HubServer, quantdeck: Quantdeck) -> None:
     assert "Q8_0 fits here" in words.out and "take this" in words.out
 
 
+def test_a_hostile_name_does_not_hide_what_fits(server: HubServer, quantdeck: Quantdeck) -> None:
+    server.add("evil/small-GGUF", {"../../away.gguf": quantized("Q4_K_M"), "good-Q8_0.gguf": quantized("Q8_0")})
+    assert quantdeck("hub", "files", "evil/small-GGUF", "--json").document["recommended"] == "good-Q8_0.gguf"
+
+
+def test_what_cannot_be_looked_at_is_not_said_to_be_too_large(server: HubServer, quantdeck: Quantdeck) -> None:
+    server.add("meta/gated-GGUF", {"g-Q4_K_M.gguf": quantized("Q4_K_M")}, gated="auto")
+    said = quantdeck("hub", "files", "meta/gated-GGUF")
+    assert "cannot be told" in said.out and "Nothing in this repository fits" not in said.out
+
+
 def test_download_what_fits_best(server: HubServer, quantdeck: Quantdeck, tmp_path: Path) -> None:
     said = quantdeck("hub", "download", NAME, "--json")
     target = tmp_path / "home" / "models" / NAME / "Small-4M-Q8_0.gguf"
