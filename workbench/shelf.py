@@ -365,16 +365,23 @@ def duplicates(items: Sequence[Shelved], hash_file: Callable[[Path], str] = sha2
 def delete(item: Shelved, places: Sequence[Place]) -> None:
     """Delete a model with the names that lead to it; what another model of the same program still uses stays.
 
+    So does a file that a link in one of `places` leads to from outside of all of them: there only the link goes.
+
     QuantdeckError if the system does not let it.
     """
     try:
         for link in item.links:
             link.unlink(missing_ok=True)
         for file in item.files:
-            if not _still_used(file, item, places):
+            if not _still_used(file, item, places) and (not item.links or _is_inside(file, places)):
                 file.unlink(missing_ok=True)
     except OSError as error:
         raise QuantdeckError(f"{printable(item.name)} cannot be deleted: {error.strerror}.") from None
+
+
+def _is_inside(file: Path, places: Sequence[Place]) -> bool:
+    real = Path(os.path.realpath(file))
+    return any(real.is_relative_to(os.path.realpath(place.folder)) for place in places)
 
 
 def _still_used(file: Path, item: Shelved, places: Sequence[Place]) -> bool:

@@ -139,6 +139,16 @@ def test_deleting_leaves_what_others_use(places: tuple[Place, ...], tmp_path: Pa
     assert look(places).items == () and not list(hub.rglob("blobs/*"))
 
 
+def test_deleting_a_link_leaves_what_lies_elsewhere(places: tuple[Place, ...], tmp_path: Path) -> None:
+    mine = tmp_path / "mine-Q4_0.gguf"
+    mine.write_bytes(b"mine")
+    snapshot = tmp_path / "hf" / "hub" / "models--a--b" / "snapshots" / "c1"
+    snapshot.mkdir(parents=True)
+    (snapshot / "m-Q4_0.gguf").symlink_to(mine)
+    delete(by_name(places)["m-Q4_0.gguf"], places)
+    assert mine.read_bytes() == b"mine" and not (snapshot / "m-Q4_0.gguf").is_symlink()
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b'{"layers": 3}', b'{"layers": [{"digest": "sha256:../../x"}]}', b"\xff"]
 )
