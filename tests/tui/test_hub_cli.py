@@ -56,7 +56,7 @@ def test_files_say_what_fits(server: HubServer, quantdeck: Quantdeck) -> None:
 
 
 def test_a_hostile_name_does_not_hide_what_fits(server: HubServer, quantdeck: Quantdeck) -> None:
-    server.add("evil/small-GGUF", {"../../away.gguf": quantized("Q4_K_M"), "good-Q8_0.gguf": quantized("Q8_0")})
+    server.add("evil/small-GGUF", {"../../away-Q6_K.gguf": quantized("Q6_K"), "good-Q8_0.gguf": quantized("Q8_0")})
     assert quantdeck("hub", "files", "evil/small-GGUF", "--json").document["recommended"] == "good-Q8_0.gguf"
 
 

@@ -12,8 +12,10 @@ from ..advice.candidates import COMFORTABLE_SPEED, SPARE_SHARE
 from ..advice.fit import Footprint, footprint, place, running
 from ..advice.machine import Machine
 from ..advice.speed import tokens_per_second
+from ..errors import ValidationFailed
 from ..model import Model
 from .client import RemoteFile, Repository
+from .names import local_name
 
 SIXTEEN_BIT = frozenset({"F16", "BF16", "F32"})
 GOOD = frozenset({"lossless", "near lossless", "excellent", "good"})
@@ -70,6 +72,14 @@ class Offer:
     def name(self) -> str:
         """The file's name without folders."""
         return PurePosixPath(self.path).name or self.path
+
+    @property
+    def has_proper_names(self) -> bool:
+        """False if a part is named in a way that keeps it from being downloaded."""
+        try:
+            return all(local_name(part.path) for part in self.parts)
+        except ValidationFailed:
+            return False
 
     @property
     def can_be_quantized(self) -> bool:
@@ -222,6 +232,7 @@ def best(rows: Sequence[Fitted]) -> Fitted | None:
         return (2 if row.fits == "yes" else 3), level.rank, row.offer.n_bytes
 
     known = [row for row in rows if row.offer.kind == "model" and row.offer.decoded.known]
+    known = [row for row in known if row.offer.has_proper_names]
     fitting = [row for row in known if row.fits in ("yes", "tight") and not facts[row.offer.decoded.level].special]
     return min(fitting, key=rank, default=None)
 

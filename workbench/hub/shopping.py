@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from ..advice import Corrections, Setup
 from ..advice.machine import this_machine
-from ..errors import QuantdeckError, ValidationFailed
+from ..errors import QuantdeckError
 from ..hardware import Bandwidth, Hardware
 from ..model import Model
 from .client import Hub, Repository
 from .files import Fitted, Offer, best, fitted, offers, only_pickled
-from .names import local_name
 from .remote import read_offer
 
 
@@ -54,16 +53,9 @@ def shop(
 
 def _header(hub: Hub, repository: Repository, found: tuple[Offer, ...]) -> Model | None:
     """The header that costs least to read: of the smallest whole GGUF, or of the checkpoint."""
-    whole = [offer for offer in found if offer.kind == "model" and not offer.missing and _can_be_fetched(offer)]
+    whole = [offer for offer in found if offer.kind == "model" and not offer.missing and offer.has_proper_names]
     whole = whole or [offer for offer in found if offer.kind == "checkpoint"]
     return read_offer(hub, repository, min(whole, key=lambda o: (len(o.parts), o.n_bytes))) if whole else None
-
-
-def _can_be_fetched(offer: Offer) -> bool:
-    try:
-        return all(local_name(part.path) for part in offer.parts)
-    except ValidationFailed:
-        return False
 
 
 def _note(repository: Repository, found: tuple[Offer, ...]) -> str:
