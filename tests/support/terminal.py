@@ -41,7 +41,9 @@ class Terminal:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-            os.execvpe(command[0], list(command), dict(environ))
+            # The terminal's own size counts, not what a parallel test runner says of its.
+            sized = {name: value for name, value in environ.items() if name not in ("COLUMNS", "LINES")}
+            os.execvpe(command[0], list(command), sized)
 
     def pump(self, seconds: float = 0.05) -> bool:
         """Take what the program drew within `seconds`; False once it has closed the terminal."""

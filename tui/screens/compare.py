@@ -109,8 +109,8 @@ is held against the one model that is marked.
         grid = self.query_one("#models", Grid)
         grid.show([self._row(row) for row in rows])
         grid.focus()
-        reference = f" · KL from {printable(table.reference)}" if table.reference else ""
-        words = f"{table.basis.words}{reference}" if table.basis else "nothing was measured yet: e begins"
+        reference = f"KL from {printable(table.reference)} · " if table.reference else ""
+        words = f"{reference}{table.basis.words}" if table.basis else "nothing was measured yet: e begins"
         words = f"By {column.title} · {words}"
         if not rows:
             words = "Nothing to compare yet: make a model in the wizard (2), or add a file with a."
