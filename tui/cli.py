@@ -64,8 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="quantdeck",
         description="Look at the machine, choose a quantization, make it, prove it, talk to it.",
-        epilog="without a command the workbench opens; MODEL is a GGUF file or the word sample (the built-in model)\n\n"
-        + EXIT_CODES,
+        epilog="without a command the workbench opens; MODEL is a GGUF file, a checkpoint folder,"
+        " OWNER/NAME[/FILE] on the Hub, or sample\n\n" + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"quantdeck {__version__}")
