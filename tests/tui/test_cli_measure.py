@@ -44,6 +44,17 @@ def test_calibrate_writes_the_old_form(quantdeck: Run, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["im.dat", "im.gguf"]
 
 
+@pytest.mark.parametrize("name", ["model.gguf", "text.txt", "other.dat"])
+def test_calibrate_destroys_no_other_file(name: str, quantdeck: Run, tmp_path: Path) -> None:
+    make_model(tmp_path / "model.gguf", "llama", n_layer=1)
+    for other in ("text.txt", "other.dat"):
+        (tmp_path / other).write_text("words " * 400)
+    before = (tmp_path / name).read_bytes()
+    said = quantdeck("calibrate", "model.gguf", "-d", "text.txt", "-o", name, "--context", "64", "--chunks", "1")
+    assert f"{name} exists and is no importance matrix" in said.fails_in_one_sentence(2)
+    assert (tmp_path / name).read_bytes() == before
+
+
 def test_experts_that_were_never_reached_are_named(quantdeck: Run, tmp_path: Path) -> None:
     make_model(tmp_path / "moe.gguf", "qwen3moe", n_layer=1, n_expert=32)
     (tmp_path / "dull.txt").write_text("a" * 300)

@@ -16,6 +16,7 @@ from ...workbench.llama.calibrate import (
     CalibrationSettings,
     Coverage,
     calibrate,
+    check_output,
     coverage,
 )
 from ...workbench.llama.corpus import read_corpus
@@ -38,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     if output is None:
         session.paths.imatrices.mkdir(parents=True, exist_ok=True)
         output = home_of(session.paths.imatrices, model, corpus)
+    check_output(output)
     settings = CalibrationSettings(
         context=arguments.context,
         chunks=arguments.chunks or 0,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import BadArgument
+from ..errors import BadArgument, QuantdeckError
 from ..imatrix import ImatrixFile
 from ..model import Model
 from ..recipe.kept import why_kept
@@ -90,10 +90,12 @@ def calibrate(
     """Write the importance matrix of `model` on `corpus` (see `read_corpus`) to `output` as GGUF; blocks.
 
     A hidden file beside `output` holds the sums after every chunk: called again after a cancel or a crash with the same
-    text, model and settings, it goes on there. Raises `Cancelled`, `LlamaFailed`, and BadArgument for bad texts.
+    text, model and settings, it goes on there. Raises `Cancelled`, `LlamaFailed`, and BadArgument for bad texts and
+    for an output that `check_output` refuses.
     """
     settings = settings or CalibrationSettings()
-    _check(settings, output)
+    _check(settings)
+    check_output(output)
     read_corpus(corpus)  # its faults are told before a model is loaded
     began = time.monotonic()
     load = LoadSettings(threads=settings.threads, gpu_layers=settings.gpu_layers)
@@ -189,10 +191,21 @@ def _int(value: object) -> int:
     return value
 
 
-def _check(settings: CalibrationSettings, output: Path) -> None:
+def check_output(output: Path) -> None:
+    """BadArgument if nothing can be written there, or if another file than an importance matrix would be lost."""
+    name = printable(output.name)
+    if not output.parent.is_dir():
+        raise BadArgument(f"There is no folder {printable(str(output.parent))} to write {name} into.")
+    if not output.exists() or (output.is_file() and not output.stat().st_size):
+        return
+    try:
+        ImatrixFile(output)
+    except QuantdeckError:
+        raise BadArgument(f"{name} exists and is no importance matrix; choose another name for the output.") from None
+
+
+def _check(settings: CalibrationSettings) -> None:
     if not 32 <= settings.context <= 1 << 20:
         raise BadArgument(f"Chunks of {settings.context} tokens are not possible; choose 32 to {1 << 20}, usually 512.")
     if settings.chunks < 0:
         raise BadArgument("The number of chunks cannot be negative; 0 takes the whole text.")
-    if not output.parent.is_dir():
-        raise BadArgument(f"There is no folder {output.parent} to write {output.name} into.")
