@@ -98,13 +98,16 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def compare(entries: Iterable[Entry], basis: Basis | None = None) -> Comparison:
-    """All entries on one basis: the given one, or that of the latest measurement among them."""
+    """All entries on one basis: the given one, or that of the latest measurement among them.
+
+    Divergences are from one reference too, the latest one; a row that was held against another model has none.
+    """
     listed = list(entries)
     basis = basis or _latest_basis(listed)
-    rows = [_row(entry, basis) for entry in listed]
-    references = [f for e in listed for f in e.figures if f.kind == "kl_divergence" and basis and _basis(f) == basis]
-    latest = max(references, key=lambda figure: figure.measured_at, default=None)
-    return Comparison(tuple(_marked(rows)), basis, str(latest.details.get("reference", "")) if latest else "")
+    figures = [figure for entry in listed for figure in entry.figures]
+    latest = _latest(figures, "kl_divergence", basis) if basis else None
+    rows = [_row(entry, basis, _reference(latest)) for entry in listed]
+    return Comparison(tuple(_marked(rows)), basis, _reference(latest)[0])
 
 
 def ordered(rows: Sequence[Compared], column: Column) -> list[Compared]:
@@ -187,6 +190,12 @@ def _basis(figure: Figure) -> Basis:
     )
 
 
+def _reference(figure: Figure | None) -> tuple[str, str]:
+    """Name and path of the model that a figure is a difference from."""
+    details = figure.details if figure else {}
+    return str(details.get("reference", "")), str(details.get("reference_path", ""))
+
+
 def _latest_basis(entries: Iterable[Entry]) -> Basis | None:
     figures = [figure for entry in entries for figure in entry.figures if figure.kind == "perplexity"]
     latest = max(figures, key=lambda figure: figure.measured_at, default=None)
@@ -199,15 +208,17 @@ def _latest(figures: Iterable[Figure], kind: str, basis: Basis | None = None) ->
     return max(reversed(found), key=lambda figure: figure.measured_at, default=None)
 
 
-def _row(entry: Entry, basis: Basis | None) -> Compared:
+def _row(entry: Entry, basis: Basis | None, reference: tuple[str, str]) -> Compared:
+    against = [figure for figure in entry.figures if _reference(figure) in (reference, ("", ""))]
+
     def value(kind: str, on_text: bool = False) -> Number:
         if on_text and basis is None:
             return None
-        figure = _latest(entry.figures, kind, basis if on_text else None)
+        figure = _latest(against, kind, basis if on_text else None)
         return figure.value if figure else None
 
     def error(kind: str) -> Number:
-        figure = _latest(entry.figures, kind, basis) if basis else None
+        figure = _latest(against, kind, basis) if basis else None
         return float(figure.details.get("error", 0.0)) if figure else None
 
     return Compared(

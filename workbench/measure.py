@@ -231,7 +231,8 @@ def figures(result: Measurement, settings: MeasureSettings) -> list[Figure]:
     found = [Figure("perplexity", e.perplexity.value, now, {"error": e.perplexity.error, "scored": e.scored, **text})]
     if e.divergence and settings.reference:
         d = e.divergence
-        against: Details = {**text, "reference": settings.reference.name}
+        where = str(settings.reference.resolve())
+        against: Details = {**text, "reference": settings.reference.name, "reference_path": where}
         tail = {"median": d.kl_median, "percentile_99": d.kl_99, "maximum": d.kl_max}
         found += [
             Figure("kl_divergence", d.kl.value, now, {"error": d.kl.error, **tail, **against}),

@@ -204,6 +204,16 @@ def test_figures_on_another_text_are_not_compared() -> None:
     assert [row.kl for row in table.rows] == [None, 0.05]
 
 
+@pytest.mark.parametrize("other", [{"reference": "other.gguf"}, {"reference_path": "/elsewhere/r.gguf"}])
+def test_divergences_from_another_model_are_not_compared(other: dict[str, str]) -> None:
+    stranger = _entry(3, 50, 0.001, "2025-12-01")
+    stranger = replace(stranger, figures=tuple(replace(f, details={**f.details, **other}) for f in stranger.figures))
+    table = compare([_entry(1, 100, 0.1), _entry(2, 200, 0.05), stranger])
+    assert table.reference == "r.gguf"
+    assert [row.kl for row in table.rows] == [0.1, 0.05, None]
+    assert [row.efficient for row in table.rows] == [True, True, False]
+
+
 def test_exports_hold_the_same_figures() -> None:
     table = compare([_entry(1, 100, 0.125), _entry(2, 200, 0.05)])
     assert "| 0.1250 |" in as_markdown(table) and as_markdown(table).count("\n| ") == 3
