@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,7 @@ from quantdeck.workbench.llama.scoring import FIELDS, pack, packed_width, score
 from quantdeck.workbench.sample import SAMPLE
 from support import llama_quantize
 from support.models import make_model
-from support.sample_variants import with_bytes
+from support.sample_variants import with_bytes, with_tokens
 
 EIGHT = EvaluationSettings(chunks=8, threads=1, parse_special=False)
 TOOL = {
@@ -166,11 +168,32 @@ def test_what_cannot_be_evaluated(tmp_path):
         evaluate(nan, SAMPLE.eval_file, tmp_path, tmp_path, EIGHT)
     with pytest.raises(LlamaFailed, match="word by word"):
         evaluate(make_model(tmp_path / "b.gguf", "bert"), SAMPLE.eval_file, tmp_path, tmp_path, EIGHT)
-    other = make_model(tmp_path / "o.gguf", "llama", n_layer=1)
-    with pytest.raises(LlamaFailed, match="vocabulary"):
-        evaluate(SAMPLE.model, SAMPLE.eval_file, tmp_path, tmp_path, EIGHT, other, keep_reference=False)
     with pytest.raises(BadArgument, match="Windows of 3"):
         evaluate(SAMPLE.model, SAMPLE.eval_file, tmp_path, tmp_path, EvaluationSettings(context=3))
+
+
+def test_a_reference_with_other_words_is_refused_before_it_computes(tmp_path):
+    other = make_model(tmp_path / "o.gguf", "llama", n_layer=1)
+    with pytest.raises(BadArgument, match=r"2048 and 320 words"):
+        evaluate(SAMPLE.model, SAMPLE.eval_file, tmp_path, tmp_path, EIGHT, other)
+    turned = with_tokens(tmp_path / "t.gguf", list.reverse)
+    with pytest.raises(BadArgument, match=r"of 2048 words agree"):
+        evaluate(SAMPLE.model, SAMPLE.eval_file, tmp_path, tmp_path, EIGHT, turned, keep_reference=False)
+    assert not list(tmp_path.glob("*.partial")) and not list(tmp_path.glob("*.logits"))
+
+
+def test_peak_memory_is_the_childs_own(tmp_path):
+    """A parent that once was large does not make the child look large."""
+    program = (
+        "import numpy as np, sys; from pathlib import Path\n"
+        "from quantdeck.workbench.llama.evaluate import *\n"
+        "from quantdeck.workbench.sample import SAMPLE\n"
+        "large = np.ones(60_000_000)\n"
+        "folder = Path(sys.argv[1])\n"
+        "print(evaluate(SAMPLE.model, SAMPLE.eval_file, folder, folder, EvaluationSettings(chunks=1)).peak_memory)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert 10 << 20 < int(said.stdout) < 300 << 20
 
 
 def test_a_damaged_reference_is_refused(against_file, quantized):

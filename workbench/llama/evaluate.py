@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from ..errors import BadArgument
 from ..files import sha256
+from ..model import read_model
 from ..sample import Question
 from ..text import printable
 from .contract import ChatDone, LoadSettings, Sampling, TextPiece
@@ -31,6 +32,7 @@ from .wire import Line
 
 _IDENTITY_BYTES = 64
 _LONGEST_ANSWER = 160
+_SAME_WORDS = 0.99  # some quantizers rename a few reserved words
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,13 @@ def evaluate(
     `keep_reference` writes the reference's logits into `cache` once, for this and all later models (two bytes per word
     of the vocabulary and scored token: `reference_bytes`); without it both models compute in lock step, and no file is
     made. Called again after a cancel or a crash, it goes on after the last whole chunk.
-    Raises `Cancelled`, `LlamaFailed`, and BadArgument for texts or settings.
+    Raises `Cancelled`, `LlamaFailed`, and BadArgument for texts, settings, or a reference with another vocabulary.
     """
     settings = settings or EvaluationSettings()
     _check(settings)
     read_corpus(corpus)  # its faults are told before a model is loaded
+    if reference is not None:
+        check_vocabularies(model, reference)
     cache.mkdir(parents=True, exist_ok=True)
     run = _Run(corpus, cache, log_folder, settings, on_progress, cancelled, patience)
     if reference is None:
@@ -145,6 +149,17 @@ def evaluate(
         run.measure(reference, "reference", {"write_to": str(partial.absolute())})
         partial.replace(logits)
     return run.measure(model, "model", {"read_from": str(logits.absolute())})
+
+
+def check_vocabularies(model: Path, reference: Path) -> None:
+    """BadArgument if the words of two models are not the same: probabilities of other words cannot be compared."""
+    words, others = (read_model(path).get("tokenizer.ggml.tokens", ()) for path in (model, reference))
+    names = f"{printable(model.name)} and its reference {printable(reference.name)}"
+    if len(words) != len(others):
+        raise BadArgument(f"{names} have different vocabularies ({len(words)} and {len(others)} words): no comparison.")
+    same = sum(a == b for a, b in zip(words, others, strict=True))
+    if same < _SAME_WORDS * len(words):
+        raise BadArgument(f"{names} have different vocabularies ({same} of {len(words)} words agree): no comparison.")
 
 
 def reference_logits(cache: Path, reference: Path, corpus: Path, settings: EvaluationSettings) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from llama_cpp import llama_cpp as lib
 from ..text import size
 from .contract import LoadSettings
 from .engine import ContextOptions, Engine, Refused
+from .peak_memory import peak_memory
 from .reference_file import ReferenceFile, reference_bytes
 from .scoring import FIELDS, Packed, Scores, pack, score
 from .text_input import chunked_tokens
@@ -71,7 +71,7 @@ def evaluate(
     return {
         "prompt_tokens_per_second": rate,
         "tokens_per_second": _generation_speed(engine, tokens[: min(context // 2, 64)]),
-        "peak_memory": _peak_memory(),
+        "peak_memory": peak_memory(),
         "n_vocab": engine.n_vocab,
     }
 
@@ -263,13 +263,3 @@ def _generation_speed(engine: Engine, prompt: list[int]) -> float:
     for _ in range(_GENERATED):
         engine.append(int(np.argmax(engine.logits())))
     return _GENERATED / (time.perf_counter() - started)
-
-
-def _peak_memory() -> int:
-    """Most memory this process ever had resident, in bytes; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

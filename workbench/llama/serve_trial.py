@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 from .engine import ContextOptions, Engine, Refused
+from .peak_memory import peak_memory
 from .wire import Reply
 
 _GENERATED = 32
@@ -45,17 +45,5 @@ def trial(engine: Engine, reply: Reply, context: int) -> dict[str, Any]:
     return {
         "prompt_tokens_per_second": length / prompt_seconds,
         "tokens_per_second": 1 / statistics.median(seconds),
-        "peak_memory": _peak_memory(),
+        "peak_memory": peak_memory(),
     }
-
-
-def _peak_memory() -> int:
-    """Most memory that this process had resident; not getrusage's, which begins with that of the parent.
-
-    0 where the system does not say.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
