@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
         gpu_layers=arguments.gpu_layers,
     )
     try:
-        done = _calibrate(model, corpus, output, session.paths.logs, settings, terminal)
+        done, reached = _calibrate(model, corpus, output, session.paths.logs, settings, terminal)
     except KeyboardInterrupt:
         terminal.warn("what was computed is kept: the same command goes on there")
         raise
-    reached = coverage(ImatrixFile(done.path), read_model(model))
     _say(done, reached, terminal)
     terminal.document(_document(model, corpus, done, reached))
     return 0
@@ -68,7 +67,7 @@ def text_file(name: str | None, built_in: Path) -> Path:
 
 def _calibrate(
     model: Path, corpus: Path, output: Path, logs: Path, settings: CalibrationSettings, terminal: Terminal
-) -> Calibration:
+) -> tuple[Calibration, Coverage]:
     legacy = output.suffix == ".dat"
     target = output.with_name(f".{output.name}.gguf") if legacy else output
 
@@ -78,10 +77,11 @@ def _calibrate(
         terminal.progress(f"{model.name}: {p.done} of {p.chunks} chunks{resumed}{left}")
 
     done = calibrate(model, corpus, target, logs, settings, heard)
+    reached = coverage(ImatrixFile(target), read_model(model))  # the legacy form does not hold numbers of tokens
     if legacy:
         write_legacy_imatrix(output, read_imatrix(target))
         target.unlink()
-    return Calibration(**{**asdict(done), "path": output})
+    return replace(done, path=output), reached
 
 
 def _say(done: Calibration, reached: Coverage, terminal: Terminal) -> None:
