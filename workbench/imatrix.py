@@ -157,7 +157,11 @@ def write_imatrix(path: Path, imatrix: Imatrix, durable: bool = True) -> None:
         write_atomically(path, bytes(content))
         return
     temporary = path.with_name(path.name + ".new")
-    temporary.write_bytes(content)
+    try:
+        temporary.write_bytes(content)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.replace(path)
 
 

@@ -95,6 +95,15 @@ def test_another_text_or_a_damaged_state_begins_anew(tmp_path):
     assert calibrate(SAMPLE.model, SAMPLE.eval_file, output, tmp_path, two).resumed == 0
 
 
+def test_a_full_disk_is_told_in_words_and_leaves_no_scraps(tmp_path):
+    blocked = partial_of(tmp_path / "im.gguf")
+    blocked.with_name(blocked.name + ".new").symlink_to("/dev/full")
+    with pytest.raises(LlamaFailed, match="No space left on device") as failure:
+        calibrate(SAMPLE.model, SAMPLE.calibration_file, tmp_path / "im.gguf", tmp_path, FOUR)
+    assert "Errno" not in str(failure.value)
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_experts_are_told_apart(tmp_path):
     path = make_model(tmp_path / "moe.gguf", "qwen3moe", n_layer=2)
     settings = CalibrationSettings(context=64, chunks=6, threads=1)

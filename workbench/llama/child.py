@@ -144,6 +144,8 @@ def _serve(channel: Channel, engine: Engine, find: Callable[[str], Service], lin
         reply("failed", reason=str(refused))
     except MemoryError:
         reply("failed", reason="out of memory")
+    except OSError as error:
+        reply("failed", reason=error.strerror or str(error))
     except Exception as error:
         import traceback
 
