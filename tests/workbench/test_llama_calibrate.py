@@ -16,7 +16,7 @@ from quantdeck.workbench.imatrix import ImatrixFile, read_imatrix
 from quantdeck.workbench.llama import Cancelled, LlamaFailed
 from quantdeck.workbench.llama.calibrate import CalibrationSettings, calibrate, coverage, partial_of
 from quantdeck.workbench.llama.corpus import Document, read_corpus
-from quantdeck.workbench.llama.serve_calibrate import ignored_tail
+from quantdeck.workbench.llama.serve_calibrate import ignored_tail, piece_ends
 from quantdeck.workbench.model import read_model
 from quantdeck.workbench.sample import SAMPLE
 from support.models import make_model
@@ -165,6 +165,23 @@ def test_how_the_text_is_read(tmp_path):
 )
 def test_tails_that_the_tool_does_not_count(context, group, tail):
     assert ignored_tail(context, group) == tail
+
+
+@pytest.mark.parametrize(
+    ("context", "together", "ends"),
+    [
+        (512, 4, [512]),
+        (128, 16, [42, 85, 128]),  # 32 at a time in the tool
+        (32, 64, [32]),
+        (100, 7, [73, 100]),  # 73, then 27
+        (255, 8, [192, 255]),
+        (1050, 1, [1024, 1050]),
+        (2060, 1, [2048, 2060]),  # 12 that are not counted
+        (301, 6, [255, 301]),  # 85 three times, then 46
+    ],
+)
+def test_pieces_go_the_same_way_as_the_tools(context, together, ends):
+    assert piece_ends(context, together) == ends
 
 
 def test_what_cannot_be_calibrated(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from .text_input import chunked_tokens
 from .wire import Reply
 
 _UBATCH, _TOOL_BATCH = 512, 2048
+_TILE = 64  # queries from which on llama.cpp's attention adds up in 32 bits (GGML_FA_TILE_Q)
 _IDENTITY = "quantdeck.calibration"
 
 
@@ -50,9 +52,9 @@ def calibrate(
     group = max(1, _TOOL_BATCH // context)
     for number in range(begun, n_chunks):
         started = time.perf_counter()
-        tail = ignored_tail(context, min(group, n_chunks - number // group * group))
+        together = min(group, n_chunks - number // group * group)
         chunk = tokens[number * context : (number + 1) * context]
-        _compute(engine, engine.with_bos(chunk), tail)
+        _compute(engine, engine.with_bos(chunk), piece_ends(context, together))
         if collector.problem:
             raise Refused(collector.problem)
         state = _imatrix(collector, Path(corpus), number + 1, context, {_IDENTITY: identity})
@@ -65,12 +67,29 @@ def calibrate(
     return {"chunks": n_chunks, "tokens": n_chunks * context}
 
 
-def _compute(engine: Engine, chunk: list[int], tail: int) -> None:
-    cut = len(chunk) - tail
+def _compute(engine: Engine, chunk: list[int], ends: list[int]) -> None:
     engine.forget()
-    engine.compute_at(0, chunk[:cut])
-    if tail:
-        engine.compute_at(cut, chunk[cut:])
+    for begin, end in itertools.pairwise([0, *ends]):
+        engine.compute_at(begin, chunk[begin:end])
+
+
+def piece_ends(context: int, together: int) -> list[int]:
+    """Where to cut a chunk so that llama.cpp computes it as it does for its tool, with `together` chunks at once.
+
+    The tool takes 512 // together tokens of each chunk at a time. Fewer than `_TILE` go another way through the
+    attention, which rounds to 16 bits, so they must be fewer here too, but not so few that the collector passes over
+    them. What the tool passes over at the end of a chunk is a piece of its own.
+    """
+    step = _UBATCH // together
+    tail = ignored_tail(context, together)
+    cut = context - tail
+    if step < _TILE:
+        n = -(-cut // (_TILE - 1))
+        ends = [(i + 1) * cut // n for i in range(n)]
+    else:
+        rest = cut % step
+        ends = [cut - max(rest, FEWEST_ROWS), cut] if 0 < rest < _TILE and cut > step else [cut]
+    return [*ends, context] if tail else ends
 
 
 def ignored_tail(context: int, group: int) -> int:
