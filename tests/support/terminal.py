@@ -91,6 +91,11 @@ class Terminal:
         os.write(self._fd, text.encode())
         self.pump(0.2)
 
+    def resize(self, columns: int, rows: int) -> None:
+        """Another size of the window; the kernel tells the program."""
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.screen.resize(rows, columns)
+
     def close(self) -> None:
         """Pull the terminal away, as a line that drops does, and see the program end by itself."""
         os.close(self._fd)

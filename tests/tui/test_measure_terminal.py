@@ -117,6 +117,22 @@ def test_the_compare_room_fits_the_terminal(start: Start, size: tuple[int, int])
     terminal.wait_for("side by side")
 
 
+def test_the_compare_room_lives_through_another_size(start: Start) -> None:
+    terminal = start(columns=80, rows=24)
+    terminal.wait_for("usable of", 60)
+    terminal.press("5")
+    terminal.wait_for("Nothing to compare yet", 60)
+    terminal.press("a")
+    terminal.wait_for("Which model?")
+    terminal.type("sample")
+    terminal.press("enter")
+    terminal.wait_for("F16", 60)
+    terminal.resize(120, 40)
+    terminal.press("s")
+    terminal.wait_for("By bits/w")
+    terminal.wait_for("F16")
+
+
 def test_models_are_measured_and_compared(start: Start, quantdeck: Callable[..., Said], tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text(SAMPLE.eval_text[:12_000])
     for level in ("Q8_0", "Q3_K_M"):

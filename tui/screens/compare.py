@@ -68,10 +68,12 @@ is held against the one model that is marked.
         self._corpus: Path | None = None
         self._stop = threading.Event()
         self._busy = False
+        self._roomy = False
 
     def compose_middle(self) -> ComposeResult:
-        roomy = self.app.size.width >= ROOMY
-        titles = ["", *(["model"] if roomy else []), "level", *(column.title for column in COLUMNS)]
+        # The columns stay as they are when the terminal changes its size.
+        self._roomy = self.app.size.width >= ROOMY
+        titles = ["", *(["model"] if self._roomy else []), "level", *(column.title for column in COLUMNS)]
         first = len(titles) - len(COLUMNS)
         with Vertical(id="compare"):
             yield Static("", id="basis", markup=False)
@@ -121,7 +123,7 @@ is held against the one model that is marked.
     def _row(self, row: Compared) -> Row:
         mark = EFFICIENT if row.efficient else ""
         mark += MARKED if row.sha256 in self._marked else ""
-        name = [row.name] if self.app.size.width >= ROOMY else []
+        name = [row.name] if self._roomy else []
         return row.sha256, [mark, *name, row.label, *cells_of(row)]
 
     def _plot(self, rows: Sequence[Compared]) -> None:
