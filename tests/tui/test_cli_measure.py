@@ -147,3 +147,11 @@ def test_quantize_takes_what_calibrate_makes(quantdeck: Run, tmp_path: Path) -> 
     assert metadata["quantize.imatrix.file"].python == "im.gguf"
     assert metadata["quantize.imatrix.dataset"].python == "calibration.txt"
     assert metadata["quantize.imatrix.chunks_count"].python == 2
+
+
+def test_a_table_never_replaces_a_model(quantdeck: Callable[..., Said], tmp_path: Path) -> None:
+    (tmp_path / "precious.gguf").write_text("precious")
+    for flag in ("--markdown", "--csv"):
+        quantdeck("evaluate", "sample", flag, "precious.gguf").fails_in_one_sentence(2)
+        quantdeck("evaluate", "sample", flag, "no/folder/table.md").fails_in_one_sentence(2)
+    assert (tmp_path / "precious.gguf").read_text() == "precious"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...workbench.comparison import COLUMNS, Comparison, as_csv, as_markdown, cells_of, compare
+from ...workbench.errors import BadArgument
 from ...workbench.files import write_atomically
 from ...workbench.llama.evaluate import EvaluationSettings
 from ...workbench.measure import (
@@ -20,7 +21,7 @@ from ...workbench.measure import (
     read_questions,
 )
 from ...workbench.session import Session, model_path, open_session, user_path
-from ...workbench.text import size
+from ...workbench.text import printable, size
 from ..describe import measurement_facts, stage_words
 from ..terminal import Terminal
 from .calibrate import text_file
@@ -34,6 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
     session = open_session(os.environ)
     models = [model_path(name) for name in arguments.models]
     reference = model_path(arguments.reference) if arguments.reference else None
+    for name, ending in ((arguments.markdown, ".md"), (arguments.csv, ".csv")):
+        if name:
+            _check_table(user_path(name), ending)
     measured = []
     try:
         for model in models:
@@ -54,6 +58,15 @@ def run(arguments: argparse.Namespace) -> int:
         document["efficient"] = row.efficient
     terminal.document(documents[0] if len(documents) == 1 else {"models": documents})
     return 0
+
+
+def _check_table(path: Path, ending: str) -> None:
+    """Before hours of measuring: a folder that is there, and no file that is anything but an earlier table."""
+    shown = printable(str(path))
+    if not path.absolute().parent.is_dir():
+        raise BadArgument(f"There is no folder to write {shown} into; make it first.")
+    if path.exists() and (path.suffix.lower() != ending or not path.is_file()):
+        raise BadArgument(f"{shown} exists and does not end in {ending}; choose another name for the table.")
 
 
 def _settings(model: Path, reference: Path | None, arguments: argparse.Namespace) -> MeasureSettings:
