@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -101,9 +102,13 @@ def test_source_that_another_file_of_its_size_and_time_takes_the_place_of(bench:
     job = bench.submit(model, "Q4_K", range_weights=SMALL_RANGES)
     jobs.start(bench.store, job)
     bench.until(job, lambda s: s.fraction > 0.1)
+    supervisor = bench.supervisor(job)
+    assert supervisor
+    kill(supervisor, signal.SIGSTOP)  # no successor is hit, as a range that ends two workers is given up
     other.replace(model)
     for worker in bench.workers(job):  # their successors open what stands there now
         kill(worker)
+    kill(supervisor, signal.SIGCONT)
     end = bench.end(job)
     assert end.status == "failed"
     assert "was replaced by a file of the same size and time" in end.message
