@@ -83,7 +83,7 @@ class SuperBlockCodec(BlockCodec):
     Scratch: 5..17 MB for the k-quants, below 24 MB for the grid types.
     """
 
-    batch = 2064 * SUPER
+    batch = 1552 * SUPER
 
 
 class Importances:

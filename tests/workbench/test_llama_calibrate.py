@@ -16,7 +16,7 @@ from quantdeck.workbench.imatrix import ImatrixFile, read_imatrix
 from quantdeck.workbench.llama import Cancelled, LlamaFailed
 from quantdeck.workbench.llama.calibrate import CalibrationSettings, calibrate, coverage, partial_of
 from quantdeck.workbench.llama.corpus import Document, read_corpus
-from quantdeck.workbench.llama.serve_calibrate import ignored_tail, piece_ends
+from quantdeck.workbench.llama.windows import windows_at_once
 from quantdeck.workbench.model import read_model
 from quantdeck.workbench.sample import SAMPLE
 from support.models import make_model
@@ -150,38 +150,34 @@ def test_how_the_text_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("context", "group", "tail"),
+    ("context", "together"),
     [
-        (512, 1, 0),
-        (512, 2, 0),
-        (512, 3, 2),
-        (512, 4, 0),
-        (1030, 1, 6),
-        (2048, 1, 0),
-        (2560, 1, 0),
-        (520, 3, 0),
-        (64, 32, 0),
+        (512, 1),
+        (2048, 1),
+        (600, 1),  # 170 three times and 90 in the tool, 512 and 88 here
+        (128, 16),  # 32 tokens of each at a time
+        (100, 20),
+        (301, 6),  # 85 three times, then 46
+        (560, 3),  # 170 three times, then 50
+        (1030, 1),  # the tool takes it alone
     ],
 )
-def test_tails_that_the_tool_does_not_count(context, group, tail):
-    assert ignored_tail(context, group) == tail
+def test_windows_are_computed_together_where_it_makes_a_difference(context, together):
+    assert windows_at_once(context) == together
 
 
-@pytest.mark.parametrize(
-    ("context", "together", "ends"),
-    [
-        (512, 4, [512]),
-        (128, 16, [42, 85, 128]),  # 32 at a time in the tool
-        (32, 64, [32]),
-        (100, 7, [73, 100]),  # 73, then 27
-        (255, 8, [192, 255]),
-        (1050, 1, [1024, 1050]),
-        (2060, 1, [2048, 2060]),  # 12 that are not counted
-        (301, 6, [255, 301]),  # 85 three times, then 46
-    ],
-)
-def test_pieces_go_the_same_way_as_the_tools(context, together, ends):
-    assert piece_ends(context, together) == ends
+def test_short_chunks_are_counted_once_each(tmp_path):
+    """Twenty chunks of 100 tokens at a time: the steps of 25 leave nothing out, and the last five chunks are a few."""
+    heard = []
+    settings = CalibrationSettings(context=100, chunks=45, threads=1)
+    output = tmp_path / "im.gguf"
+    with pytest.raises(Cancelled):
+        calibrate(
+            SAMPLE.model, SAMPLE.calibration_file, output, tmp_path, settings, heard.append, lambda: len(heard) > 1
+        )
+    done = calibrate(SAMPLE.model, SAMPLE.calibration_file, output, tmp_path, settings, heard.append)
+    assert {p.done for p in heard} == {0, 20, 40, 45} and done.resumed in (20, 40)
+    assert all(entry.counts.tolist() == [4500] for entry in read_imatrix(output).entries.values())
 
 
 def test_what_cannot_be_calibrated(tmp_path):

@@ -117,11 +117,15 @@ class Log:
 
 @dataclass(frozen=True)
 class ContextOptions:
-    """What a context is for: sizes in tokens, `embeddings` instead of logits, a callback on each node of the graph."""
+    """What a context is for: sizes in tokens, `embeddings` instead of logits, a callback on each node of the graph.
+
+    `n_seq` texts share `n_ctx` evenly.
+    """
 
     n_ctx: int
     n_batch: int
     n_ubatch: int
+    n_seq: int = 1
     embeddings: bool = False
     cb_eval: Any = None
 
@@ -176,6 +180,7 @@ class Engine:
         params.n_ctx = options.n_ctx
         params.n_batch = options.n_batch
         params.n_ubatch = options.n_ubatch
+        params.n_seq_max = options.n_seq
         params.n_threads = params.n_threads_batch = self.threads
         params.type_k = params.type_v = KV_TYPES[settings.kv_type]
         params.flash_attn_type = _FLASH[settings.flash_attention]
@@ -369,20 +374,22 @@ class Engine:
         """The tokens of a window, the first replaced by BOS where the vocabulary wants one, as llama.cpp's tools do."""
         return [self.bos, *tokens[1:]] if self.adds_bos else tokens
 
-    def compute_at(self, position: int, tokens: Sequence[int], first_output: int = 0) -> None:
-        """Compute `tokens` from `position` on, with outputs from position `first_output` on. `Stopped` on cancel.
+    def compute_at(self, position: int, texts: Sequence[Sequence[int]], first_output: int = 0) -> None:
+        """Compute tokens of several texts from `position` on, with outputs from position `first_output` on.
 
-        What is in the cache afterwards is not recorded: `forget` before anything else.
+        What is in the cache afterwards is not recorded: `forget` before anything else. `Stopped` on cancel.
         """
-        batch = lib.llama_batch_init(len(tokens), 0, 1)
+        n_tokens = sum(map(len, texts))
+        batch = lib.llama_batch_init(n_tokens, 0, 1)
         try:
-            for i, token in enumerate(tokens):
-                batch.token[i] = token
-                batch.pos[i] = position + i
-                batch.n_seq_id[i] = 1
-                batch.seq_id[i][0] = 0
-                batch.logits[i] = position + i >= first_output
-            batch.n_tokens = len(tokens)
+            places = ((text, i) for text, tokens in enumerate(texts) for i in range(len(tokens)))
+            for slot, (text, i) in enumerate(places):
+                batch.token[slot] = texts[text][i]
+                batch.pos[slot] = position + i
+                batch.n_seq_id[slot] = 1
+                batch.seq_id[slot][0] = text
+                batch.logits[slot] = position + i >= first_output
+            batch.n_tokens = n_tokens
             self.life.check()
             self._allow_abort(True)
             code = lib.llama_decode(self.ctx, batch)

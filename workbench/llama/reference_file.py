@@ -52,14 +52,14 @@ class ReferenceFile:
         self._file.write(np.ascontiguousarray(packed, "<u2").data)
         self._file.flush()
 
-    def read(self, chunk: int) -> Packed | None:
-        """One chunk's rows, None if the file ends before it."""
-        self._file.seek(self._place(chunk))
-        n_bytes = _chunk_bytes(self._n_vocab, self._context)
-        content = self._file.read(n_bytes)
-        if len(content) < n_bytes:
+    def read(self, chunk: int, first: int, n: int) -> Packed | None:
+        """Rows [first, first + n) of one chunk, None if the file ends before them."""
+        row_bytes = packed_width(self._n_vocab) * 2
+        self._file.seek(self._place(chunk) + first * row_bytes)
+        content = self._file.read(n * row_bytes)
+        if len(content) < n * row_bytes:
             return None
-        return np.frombuffer(content, "<u2").reshape(-1, packed_width(self._n_vocab))
+        return np.frombuffer(content, "<u2").reshape(n, -1)
 
     def _place(self, chunk: int) -> int:
         return len(self._head) + chunk * _chunk_bytes(self._n_vocab, self._context)

@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,14 +18,14 @@ from llama_cpp import llama_cpp as lib
 
 from ..text import size
 from .contract import LoadSettings
-from .engine import ContextOptions, Engine, Refused
+from .engine import Engine, Refused
 from .peak_memory import peak_memory
 from .reference_file import ReferenceFile, reference_bytes
 from .scoring import FIELDS, Packed, Scores, pack, score
 from .text_input import chunked_tokens
+from .windows import compute_windows, open_for_windows
 from .wire import Reply
 
-_PIECE = 256  # tokens with logits at a time: with a vocabulary of 128,000 words 131 MB
 _GENERATED = 16
 _SPARE_DISK = 64 << 20
 
@@ -48,7 +49,8 @@ def evaluate(
     model. Events: `begun` (chunks, done, tokens, parse_special, bytes), `chunk` (done, and its means). The scores of
     every chunk are appended to the file `scores`, which the caller reads; a later call goes on there. Ends with speeds.
     """
-    if not engine.has_vocab or not _reads_text(engine, context):
+    together = open_for_windows(engine, context) if engine.has_vocab else 0
+    if not together or not _writes_text(engine):
         raise Refused("only models that write text word by word have a perplexity")
     tokens, n_chunks, parsed = chunked_tokens(engine, reply, Path(corpus), parse_special, context, chunks)
     n_bytes = reference_bytes(engine.n_vocab, context, n_chunks) if write_to else 0
@@ -59,15 +61,17 @@ def evaluate(
         source = _source(stack, engine, reference, read_from, context, tokens)
         reply("begun", chunks=n_chunks, done=record.chunks, tokens=len(tokens), parse_special=parsed, bytes=n_bytes)
         seconds = 0.0
-        first = record.chunks
-        for number in range(first, n_chunks):
-            chunk = tokens[number * context : (number + 1) * context]
-            part, took = _score_chunk(engine, chunk, source.chunk(number, chunk), target)
+        begun = record.chunks
+        for first in range(begun, n_chunks, together):
+            numbers = range(first, min(first + together, n_chunks))
+            windows = [tokens[number * context : (number + 1) * context] for number in numbers]
+            parts, took = _score_windows(engine, first, windows, source, target)
             seconds += took
-            target.end_chunk(number)
-            record.append(part)
-            reply("chunk", done=number + 1, nll=float(part[0].mean()), kl=float(part[2].mean()))
-    rate = (n_chunks - first) * context / seconds if seconds > 0 else 0.0
+            for number, part in zip(numbers, parts, strict=True):
+                target.end_chunk(number)
+                record.append(part)
+                reply("chunk", done=number + 1, nll=float(part[0].mean()), kl=float(part[2].mean()))
+    rate = (n_chunks - begun) * context / seconds if seconds > 0 else 0.0
     return {
         "prompt_tokens_per_second": rate,
         "tokens_per_second": _generation_speed(engine, tokens[: min(context // 2, 64)]),
@@ -76,84 +80,98 @@ def evaluate(
     }
 
 
-def _reads_text(engine: Engine, context: int) -> bool:
-    engine.open(ContextOptions(context, context, min(context, 512)))
+def _writes_text(engine: Engine) -> bool:
     return bool(engine.memory) and not engine.is_encoder_decoder and not lib.llama_model_is_diffusion(engine.model)
 
 
-def _score_chunk(
-    engine: Engine, chunk: list[int], reference: Iterator[Packed | None], target: _Target
-) -> tuple[npt.NDArray[np.float64], float]:
-    """Scores float64 (len(FIELDS), n) of one chunk, and the seconds that llama.cpp took for it."""
-    parts: list[Scores] = []
+def _score_windows(
+    engine: Engine, number: int, windows: Sequence[list[int]], source: _Source, target: _Target
+) -> tuple[list[npt.NDArray[np.float64]], float]:
+    """Scores float64 (len(FIELDS), n) of each window, the first of them the chunk `number`, and llama.cpp's seconds."""
+    parts: list[list[Scores]] = [[] for _ in windows]
     took = 0.0
-    for first, logits, seconds in logits_of_second_half(engine, chunk):
-        following = np.asarray(chunk[first + 1 : first + 1 + len(logits)], np.int64)
-        part = score(logits, following, next(reference), engine.threads)
+    source.begin(windows)
+    for piece in logits_of_second_half(engine, windows):
+        first, window = piece.first, windows[piece.window]
+        following = np.asarray(window[first + 1 : first + 1 + len(piece.logits)], np.int64)
+        reference = source.rows(number + piece.window, first - len(window) // 2, len(piece.logits))
+        part = score(piece.logits, following, reference, engine.threads)
         if not np.isfinite(part.nll).all():
             raise Refused(
                 "it computes values that are not numbers (NaN): its weights are damaged or were quantized badly"
             )
-        target.add(logits)
-        parts.append(part)
-        took += seconds
-    return np.concatenate([part.table() for part in parts], axis=1), took
+        target.add(number + piece.window, piece.logits)
+        parts[piece.window].append(part)
+        took += piece.seconds
+    return [np.concatenate([part.table() for part in of_window], axis=1) for of_window in parts], took
 
 
-def logits_of_second_half(engine: Engine, chunk: list[int]) -> Iterator[tuple[int, npt.NDArray[np.float32], float]]:
-    """(position, logits (n, n_vocab), seconds) for positions len/2 .. len-2, in pieces of `_PIECE`.
+@dataclass(frozen=True)
+class _Piece:
+    """Logits (n, n_vocab) from position `first` of a window on, a view that the next step overwrites."""
 
-    The logits are a view that the next piece overwrites. The last token is computed too, as by the tool.
-    """
-    tokens = engine.with_bos(chunk)
-    engine.forget()
+    window: int
+    first: int
+    logits: npt.NDArray[np.float32]
+    seconds: float
+
+
+def logits_of_second_half(engine: Engine, windows: Sequence[list[int]]) -> Iterator[_Piece]:
+    """Logits of positions len/2 .. len-2 of every window. The last token is computed too, as by the tool."""
+    half, last = len(windows[0]) // 2, len(windows[0]) - 1
     started = time.perf_counter()
-    first, computed = len(chunk) // 2, 0
-    while first < len(chunk) - 1:
-        end = min(first + _PIECE, len(chunk))
-        engine.compute_at(computed, tokens[computed:end], first)
-        logits = engine.all_logits(end - first)
-        yield first, logits[: min(end, len(chunk) - 1) - first], time.perf_counter() - started
+    for begin, end in compute_windows(engine, windows, half):
+        first = max(begin, half)
+        if first >= min(end, last):
+            continue
+        logits = engine.all_logits(len(windows) * (end - first)).reshape(len(windows), end - first, -1)
+        seconds = time.perf_counter() - started
+        for window, rows in enumerate(logits):
+            yield _Piece(window, first, rows[: min(end, last) - first], seconds / len(windows))
         started = time.perf_counter()
-        first = computed = end
 
 
-class _NoSource:
-    """Perplexity only."""
+class _Source:
+    """Where the reference's log-probabilities come from: nowhere, unless a subclass knows."""
 
-    def chunk(self, number: int, chunk: list[int]) -> Iterator[Packed | None]:
-        while True:
-            yield None
+    def begin(self, windows: Sequence[list[int]]) -> None:
+        """The rows of these windows are asked for next, as `logits_of_second_half` gives them."""
+
+    def rows(self, number: int, first: int, n: int) -> Packed | None:
+        """Packed rows [first, first + n) of chunk `number`, counted from its first scored token."""
+        return None
 
 
-class _FileSource:
+class _FileSource(_Source):
     """A reference computed earlier."""
 
     def __init__(self, file: ReferenceFile) -> None:
         self._file = file
 
-    def chunk(self, number: int, chunk: list[int]) -> Iterator[Packed | None]:
-        rows = self._file.read(number)
+    def rows(self, number: int, first: int, n: int) -> Packed | None:
+        rows = self._file.read(number, first, n)
         if rows is None:
-            raise Refused("the file of reference logits is shorter than it should be; remove it and try again")
-        for first in range(0, len(rows) + 1, _PIECE):
-            yield rows[first : first + _PIECE]
+            raise Refused("the file of reference logits became shorter while it was read; try again")
+        return rows
 
 
-class _ModelSource:
+class _ModelSource(_Source):
     """A second model, computed in lock step: no file, but both in memory."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._pieces: Iterator[_Piece] = iter(())
 
-    def chunk(self, number: int, chunk: list[int]) -> Iterator[Packed | None]:
-        for _, logits, _ in logits_of_second_half(self._engine, chunk):
-            yield pack(logits, self._engine.threads)
+    def begin(self, windows: Sequence[list[int]]) -> None:
+        self._pieces = logits_of_second_half(self._engine, windows)
+
+    def rows(self, number: int, first: int, n: int) -> Packed | None:
+        return pack(next(self._pieces).logits, self._engine.threads)
 
 
 def _source(
     stack: ExitStack, engine: Engine, reference: str, read_from: str, context: int, tokens: list[int]
-) -> _NoSource | _FileSource | _ModelSource:
+) -> _Source:
     if read_from:
         stream = stack.enter_context(contextlib.closing(Path(read_from).open("rb")))  # noqa: SIM115
         file = ReferenceFile(stream, engine.n_vocab, context, tokens)
@@ -161,13 +179,13 @@ def _source(
             raise Refused("the reference logits are of another text, context or vocabulary; remove them and try again")
         return _FileSource(file)
     if not reference:
-        return _NoSource()
+        return _Source()
     other = Engine(engine.log, engine.life)
     settings = LoadSettings(gpu_layers=engine.settings.gpu_layers, threads=engine.settings.threads)
     other.load(reference, settings, lambda _: None)
     if other.n_vocab != engine.n_vocab:
         raise Refused(f"its vocabulary has {engine.n_vocab} words and the reference's {other.n_vocab}: no comparison")
-    other.open(ContextOptions(context, context, min(context, 512)))
+    open_for_windows(other, context)
     return _ModelSource(other)
 
 
@@ -186,7 +204,7 @@ class _Target:
     ) -> None:
         self._threads = engine.threads
         self._file: ReferenceFile | None = None
-        self._rows: list[Packed] = []
+        self._rows: dict[int, list[Packed]] = {}
         if not path:
             return
         target = Path(path)
@@ -202,14 +220,13 @@ class _Target:
             record.keep(0)
             self._file.write_head()
 
-    def add(self, logits: npt.NDArray[np.float32]) -> None:
+    def add(self, number: int, logits: npt.NDArray[np.float32]) -> None:
         if self._file is not None:
-            self._rows.append(pack(logits, self._threads))
+            self._rows.setdefault(number, []).append(pack(logits, self._threads))
 
     def end_chunk(self, number: int) -> None:
         if self._file is not None:
-            self._file.write(number, np.concatenate(self._rows))
-            self._rows = []
+            self._file.write(number, np.concatenate(self._rows.pop(number)))
 
 
 class _ScoreFile:
