@@ -1,7 +1,7 @@
 """Statistics of what goes into matrix multiplications, gathered while llama.cpp computes. Child process only.
 
-A statistic is a function of rows of activations whose results add up over rows: sums of squares today (for
-importance matrices), sums of absolute values or Gram matrices for later formats.
+A statistic is something that rows of activations are added to: sums of squares today (for importance matrices), sums
+of absolute values or Gram matrices for later formats.
 """
 
 from __future__ import annotations
@@ -20,23 +20,31 @@ from .tensors import F32, Tensor, TensorPointer, check_layout, numbers, operatio
 Floats = npt.NDArray[np.float32]
 
 FEWEST_ROWS = 16  # as llama.cpp's tool: below it, what is multiplied is no batch of tokens
+_AT_ONCE = 1 << 17  # numbers squared at a time, half a megabyte
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """`measure`: rows float32 (n, k) to an array that adds up over rows, measure(a) + measure(b) = measure(a, b)."""
+    """`shape` of what is kept for inputs of k numbers, and `add`: into it, in place, rows float32 (n, k)."""
 
     name: str
-    measure: Callable[[Floats], Floats]
+    shape: Callable[[int], tuple[int, ...]]
+    add: Callable[[Floats, Floats], None]
 
 
-def sums_of_squares(rows: Floats) -> Floats:
-    """Sum over rows of x^2, float32 (k,)."""
-    result: Floats = np.einsum("ij,ij->j", rows, rows)
-    return result
+def add_squares(sums: Floats, rows: Floats) -> None:
+    """Add x^2 of each row to sums float32 (k,), one row after the other.
+
+    That is llama.cpp's order: over a long text its small terms are lost to float32, and so they are here.
+    """
+    step = max(1, _AT_ONCE // rows.shape[1])
+    for first in range(0, len(rows), step):
+        squares = np.square(rows[first : first + step])
+        squares[0] += sums
+        np.add.reduce(squares, axis=0, out=sums)
 
 
-SQUARES = Statistic("squares", sums_of_squares)
+SQUARES = Statistic("squares", lambda k: (k,), add_squares)
 
 
 @dataclass
@@ -66,7 +74,6 @@ class Collector:
         check_layout()
         self._dense = operation_number("MUL_MAT")
         self._experts = operation_number("MUL_MAT_ID")
-        self._shared: tuple[int, set[str], Floats] | None = None
         self.callback: Any = lib.ggml_backend_sched_eval_callback(self._evaluate)
 
     def _evaluate(self, address: int, ask: bool, _data: int | None) -> bool:
@@ -101,53 +108,40 @@ class Collector:
         return name.startswith("blk.") or (self.with_output and name == "output.weight")
 
     def _take_dense(self, tensor: Tensor) -> None:
-        weight, inputs = tensor.src[0].contents, tensor.src[1]
-        name = weight_name(weight)
-        n2, n3 = int(weight.ne[2]), int(weight.ne[3])
+        weight = tensor.src[0].contents
+        name, n2, n3 = weight_name(weight), int(weight.ne[2]), int(weight.ne[3])
+        inputs = numbers(tensor.src[1].contents, np.float32)
         if n2 * n3 > 1:
-            self._take_matrices(name, numbers(inputs.contents, np.float32), n2, n3)
+            self._take_matrices(name, inputs, n2, n3)
             return
-        rows = int(inputs.contents.ne[1] * inputs.contents.ne[2] * inputs.contents.ne[3])
-        self._add(name, 1, 0, self._measure_shared(name, inputs), rows)
-
-    def _measure_shared(self, name: str, inputs: Any) -> Floats:
-        """q, k and v, or gate and up, have the same input: it is measured once. A weight seen again has a new input."""
-        address = ctypes.addressof(inputs.contents)
-        if self._shared is not None and self._shared[0] == address and name not in self._shared[1]:
-            self._shared[1].add(name)
-            return self._shared[2]
-        rows = numbers(inputs.contents, np.float32)
-        measured = self.statistic.measure(rows.reshape(-1, rows.shape[-1]))
-        self._shared = (address, {name}, measured)
-        return measured
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        self._add(name, 1, 0, rows)
 
     def _take_matrices(self, name: str, inputs: Floats, n2: int, n3: int) -> None:
         """A weight of several matrices: each has its own inputs, and one count serves all, as in llama.cpp's tool."""
+        total = self._total(name, n2 * n3, 1, inputs.shape[-1])
         for i3 in range(inputs.shape[0]):
             for i2 in range(inputs.shape[1]):
-                measured = self.statistic.measure(inputs[i3, i2])
-                total = self._total(name, n2 * n3, 1, measured)
-                self._put(name, total, (i3 % n3) * n2 + i2 % n2, measured)
-        self.totals[name].counts[0] += inputs.shape[0] * inputs.shape[1] * inputs.shape[2] // (n2 * n3)
+                self._put(name, total, (i3 % n3) * n2 + i2 % n2, inputs[i3, i2])
+        total.counts[0] += inputs.shape[0] * inputs.shape[1] * inputs.shape[2] // (n2 * n3)
 
     def _take_experts(self, tensor: Tensor) -> None:
-        """inputs (1, tokens, used or 1, k), chosen experts (tokens, used)."""
+        """inputs (1, tokens, used or 1, k), chosen experts (tokens, used); first all first choices, then all second."""
         weight = tensor.src[0].contents
         name, n_experts = weight_name(weight), int(weight.ne[2])
         inputs = numbers(tensor.src[1].contents, np.float32)[0]
-        chosen = numbers(tensor.src[2].contents, np.int32)[0, 0]
+        chosen = numbers(tensor.src[2].contents, np.int32)[0, 0].T
         for expert in np.unique(chosen):
-            token, place = np.nonzero(chosen == expert)
-            measured = self.statistic.measure(inputs[token, place % inputs.shape[1]])
-            self._add(name, n_experts, int(expert), measured, len(token))
+            place, token = np.nonzero(chosen == expert)
+            self._add(name, n_experts, int(expert), inputs[token, place % inputs.shape[1]])
 
-    def _add(self, name: str, n_slots: int, slot: int, measured: Floats, n_rows: int) -> None:
-        total = self._total(name, n_slots, n_slots, measured)
-        self._put(name, total, slot, measured)
-        total.counts[slot] += n_rows
+    def _add(self, name: str, n_slots: int, slot: int, rows: Floats) -> None:
+        total = self._total(name, n_slots, n_slots, rows.shape[-1])
+        self._put(name, total, slot, rows)
+        total.counts[slot] += len(rows)
 
-    def _total(self, name: str, n_slots: int, n_counts: int, measured: Floats) -> Totals:
-        shape = (n_slots, *measured.shape)
+    def _total(self, name: str, n_slots: int, n_counts: int, k: int) -> Totals:
+        shape = (n_slots, *self.statistic.shape(k))
         total = self.totals.get(name)
         if total is None:
             total = Totals(np.zeros(shape, np.float32), np.zeros(n_counts, np.int64))
@@ -156,7 +150,7 @@ class Collector:
             total.sums = total.sums.reshape(shape)  # read back from a file, which holds it flat
         return total
 
-    def _put(self, name: str, total: Totals, slot: int, measured: Floats) -> None:
-        total.sums[slot] += measured
+    def _put(self, name: str, total: Totals, slot: int, rows: Floats) -> None:
+        self.statistic.add(total.sums[slot], rows)
         if not np.isfinite(total.sums[slot]).all():
             self.problem = self.problem or f"the inputs of {name} are not numbers (NaN)"
