@@ -7,7 +7,9 @@ of absolute values or Gram matrices for later formats.
 from __future__ import annotations
 
 import ctypes
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,7 @@ from .tensors import F32, Tensor, TensorPointer, check_layout, numbers, operatio
 Floats = npt.NDArray[np.float32]
 
 FEWEST_ROWS = 16  # as llama.cpp's tool: below it, what is multiplied is no batch of tokens
+_MOST_AHEAD = 2  # copies of inputs in memory; of the widest models each takes 60 MB
 _AT_ONCE = 1 << 17  # numbers squared at a time, half a megabyte
 
 
@@ -62,6 +65,7 @@ class Totals:
 class Collector:
     """An eval callback that measures the inputs of weights named `blk.*` (and `output.weight`, if wanted).
 
+    Inputs are copied, and added up by a thread while llama.cpp goes on: `finish` before `totals` are read.
     Nothing raised in a callback reaches anybody: the first problem is kept in `problem`, for the caller to look at.
     """
 
@@ -74,7 +78,19 @@ class Collector:
         check_layout()
         self._dense = operation_number("MUL_MAT")
         self._experts = operation_number("MUL_MAT_ID")
+        self._adder = ThreadPoolExecutor(1)
+        self._ahead: deque[Future[None]] = deque()
         self.callback: Any = lib.ggml_backend_sched_eval_callback(self._evaluate)
+
+    def finish(self) -> None:
+        """Wait until everything that was seen is in the totals."""
+        while self._ahead:
+            self._ahead.popleft().result()
+
+    def _later(self, action: Callable[..., None], *arguments: Any) -> None:
+        if len(self._ahead) >= _MOST_AHEAD:
+            self._ahead.popleft().result()
+        self._ahead.append(self._adder.submit(action, *arguments))
 
     def _evaluate(self, address: int, ask: bool, _data: int | None) -> bool:
         try:
@@ -110,14 +126,19 @@ class Collector:
     def _take_dense(self, tensor: Tensor) -> None:
         weight = tensor.src[0].contents
         name, n2, n3 = weight_name(weight), int(weight.ne[2]), int(weight.ne[3])
-        inputs = numbers(tensor.src[1].contents, np.float32)
+        inputs = numbers(tensor.src[1].contents, np.float32).copy()
         if n2 * n3 > 1:
-            self._take_matrices(name, inputs, n2, n3)
-            return
-        rows = inputs.reshape(-1, inputs.shape[-1])
-        self._add(name, 1, 0, rows)
+            self._later(self._add_matrices, name, inputs, n2, n3)
+        else:
+            self._later(self._add, name, 1, 0, inputs.reshape(-1, inputs.shape[-1]))
 
-    def _take_matrices(self, name: str, inputs: Floats, n2: int, n3: int) -> None:
+    def _take_experts(self, tensor: Tensor) -> None:
+        weight = tensor.src[0].contents
+        inputs = numbers(tensor.src[1].contents, np.float32)[0].copy()
+        chosen = numbers(tensor.src[2].contents, np.int32)[0, 0].T.copy()
+        self._later(self._add_experts, weight_name(weight), inputs, chosen, int(weight.ne[2]))
+
+    def _add_matrices(self, name: str, inputs: Floats, n2: int, n3: int) -> None:
         """A weight of several matrices: each has its own inputs, and one count serves all, as in llama.cpp's tool."""
         total = self._total(name, n2 * n3, 1, inputs.shape[-1])
         for i3 in range(inputs.shape[0]):
@@ -125,12 +146,8 @@ class Collector:
                 self._put(name, total, (i3 % n3) * n2 + i2 % n2, inputs[i3, i2])
         total.counts[0] += inputs.shape[0] * inputs.shape[1] * inputs.shape[2] // (n2 * n3)
 
-    def _take_experts(self, tensor: Tensor) -> None:
-        """inputs (1, tokens, used or 1, k), chosen experts (tokens, used); first all first choices, then all second."""
-        weight = tensor.src[0].contents
-        name, n_experts = weight_name(weight), int(weight.ne[2])
-        inputs = numbers(tensor.src[1].contents, np.float32)[0]
-        chosen = numbers(tensor.src[2].contents, np.int32)[0, 0].T
+    def _add_experts(self, name: str, inputs: Floats, chosen: npt.NDArray[np.int32], n_experts: int) -> None:
+        """inputs (tokens, used or 1, k), chosen experts (used, tokens); first all first choices, then all second."""
         for expert in np.unique(chosen):
             place, token = np.nonzero(chosen == expert)
             self._add(name, n_experts, int(expert), inputs[token, place % inputs.shape[1]])

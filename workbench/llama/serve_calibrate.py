@@ -54,7 +54,10 @@ def calibrate(
         # All tokens have outputs: without them the last layer's weights would see only the last token.
         for _ in compute_windows(engine, windows):
             if collector.problem:
-                raise Refused(collector.problem)
+                break
+        collector.finish()
+        if collector.problem:
+            raise Refused(collector.problem)
         state = _imatrix(collector, Path(corpus), done, context, {_IDENTITY: identity})
         write_imatrix(Path(partial), state, durable=False)
         reply("chunk", done=done, seconds=time.perf_counter() - started)

@@ -108,7 +108,6 @@ def is_on_host(tensor: Tensor) -> bool:
 
 def numbers(tensor: Tensor, dtype: Any) -> npt.NDArray[Any]:
     """All elements, shape as ne reversed, strides as nb: a view of the tensor's memory or of a copy of it."""
-    item = np.dtype(dtype).itemsize
     shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
     n_bytes = int(libggml.ggml_nbytes(ctypes.byref(tensor)))
     if is_on_host(tensor):
@@ -116,5 +115,6 @@ def numbers(tensor: Tensor, dtype: Any) -> npt.NDArray[Any]:
     else:
         memory = (ctypes.c_uint8 * n_bytes)()
         libggml.ggml_backend_tensor_get(ctypes.byref(tensor), memory, 0, n_bytes)
-    flat = np.frombuffer(memoryview(memory), dtype, n_bytes // item)
-    return np.lib.stride_tricks.as_strided(flat, shape, strides, writeable=False)
+    found: npt.NDArray[Any] = np.ndarray(shape, dtype, memoryview(memory), 0, strides)
+    found.flags.writeable = False
+    return found
