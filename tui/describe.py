@@ -122,6 +122,11 @@ def progress_words(job: JobSnapshot) -> str:
     return STATUS_WORDS[job.status] + (f": {printable(job.message)}" if job.message else "")
 
 
+def check_words(done: int, total: int) -> str:
+    """How the look at a source's weights stands, before a job begins."""
+    return f"Looking for damaged weights: {100 * done / max(1, total):.0f} % of {size(total)}"
+
+
 FEW_BITS = 4.0
 
 

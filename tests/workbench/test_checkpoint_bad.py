@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +13,13 @@ import numpy as np
 import pytest
 
 from quantdeck.workbench import jobs
-from quantdeck.workbench.checkpoint import read_checkpoint
-from quantdeck.workbench.checkpoint.stored import read_stored
+from quantdeck.workbench.checkpoint import read_checkpoint, with_matrices
+from quantdeck.workbench.checkpoint.stored import ITEM_BYTES, read_stored
 from quantdeck.workbench.errors import BadArgument, ModelNotFound, QuantdeckError, ValidationFailed
 from quantdeck.workbench.jobs import JobStore
-from quantdeck.workbench.model import open_source, read_model
+from quantdeck.workbench.model import CheckStopped, check_weights, finite, open_source, read_model
 from quantdeck.workbench.recipe import Request
-from support.checkpoints import build, change_json
+from support.checkpoints import FIXTURES, build, change_json, draw_weights, write_safetensors
 
 Harm = Callable[[Path], Any]
 
@@ -304,17 +305,85 @@ def test_the_name_of_the_pre_tokenizer(tmp_path: Path):
         read_model(folder, pre="qwen")
 
 
-def test_weights_that_are_no_numbers_end_the_job(tmp_path: Path):
+@pytest.mark.parametrize("level", ["Q8_0", "F16", "BF16"])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_weights_that_are_no_numbers_are_refused_before_there_is_a_job(level: str, shards: int, tmp_path: Path):
+    folder = build("llama3", tmp_path / "model", dtype="F16", shards=shards)
+    store = JobStore(tmp_path / "store")
+    jobs.prepare(store, folder, Request(level), tmp_path / "out.gguf", workers=1)
+    for path in folder.glob("*.safetensors"):
+        if Q2 in read_stored(path, 0):
+            _nan(path, Q2)
+    proposal = jobs.prepare(store, folder, Request(level), tmp_path / "out.gguf", workers=1)
+    with pytest.raises(ValidationFailed, match=rf"Tensor {Q2} in .*\.safetensors holds NaN or infinity in row 3;") as e:
+        jobs.submit(store, proposal)
+    _one_sentence(str(e.value))
+    assert store.list() == [] and not (tmp_path / "out.gguf").exists()
+
+
+def test_weights_that_go_bad_later_end_the_job(tmp_path: Path):
     folder = build("llama3", tmp_path / "model", dtype="F16")
-    _nan(folder / "model.safetensors", "model.layers.1.mlp.up_proj.weight")
+    _nan(folder / "model.safetensors", Q2)
     store = JobStore(tmp_path / "store")
     for level in ("Q8_0", "F16", "BF16"):
         output = tmp_path / f"{level}.gguf"
-        job = jobs.submit(store, jobs.prepare(store, folder, Request(level), output, workers=1))
+        proposal = jobs.prepare(store, folder, Request(level), output, workers=1)
+        job = store.create(proposal.spec, proposal.plan)
         jobs.start(store, job)
         end = list(store.follow(job))[-1]
         assert end.status == "failed" and re.search(r"blk\.1\.ffn_up\.weight.*NaN", end.message), end.message
         assert not output.exists()
+
+
+Q2 = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("bits", ["nan", "-nan", "inf", "-inf"])
+def test_each_kind_of_no_number_is_seen_and_no_number_is_taken_for_one(dtype: str, bits: str, tmp_path: Path):
+    folder = build("llama3", tmp_path / "model", dtype=dtype)
+    path, tensor = folder / "model.safetensors", read_stored(folder / "model.safetensors", 0)[Q2]
+    item, (low, high) = ITEM_BYTES[dtype], {"F32": (0, 0x7F800000), "F16": (0, 0x7C00), "BF16": (0, 0x7F80)}[dtype]
+    sign = (1 << (8 * item - 1)) if bits.startswith("-") else 0
+    last = tensor.offset + (math.prod(tensor.shape) - 1) * item
+
+    def put(value: int) -> None:
+        with path.open("r+b") as file:
+            file.seek(last)
+            file.write((sign | value).to_bytes(item, "little"))
+
+    model = read_model(folder)
+    # The largest number there is, zero and the smallest denormal one.
+    for number in (high - 1, low, low + 1):
+        put(number)
+        if dtype == "F32" and number == high - 1:
+            with pytest.raises(ValidationFailed, match="too large for F16"):
+                check_weights(model)
+            check_weights(with_matrices(model, "F32"))
+        else:
+            check_weights(model)
+    put(high + ("nan" in bits))
+    with pytest.raises(ValidationFailed, match=rf"{Q2} .* in row {tensor.shape[0] - 1};"):
+        check_weights(model)
+
+
+def test_what_is_not_converted_is_not_looked_at(tmp_path: Path):
+    """A mask of early GPT-2 files holds minus infinity on purpose."""
+    folder = build("gpt2", tmp_path / "model", dtype="F32")
+    weights = draw_weights(json.loads((FIXTURES / "gpt2" / "weights.json").read_text())["shapes"], 1)
+    mask = {"h.0.attn.masked_bias": np.float32([-np.inf])}
+    write_safetensors(folder / "model.safetensors", weights | mask, "F32")
+    check_weights(read_model(folder))
+
+
+def test_the_look_at_the_weights_says_where_it_is_and_can_be_stopped(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(finite, "PROGRESS_SECONDS", 0)
+    model = read_model(build("llama3", tmp_path / "model"))
+    seen: list[tuple[int, int]] = []
+    check_weights(model, lambda done, total: seen.append((done, total)), threads=3)
+    assert seen == sorted(seen) and seen[-1][0] == seen[-1][1]
+    with pytest.raises(CheckStopped):
+        check_weights(model, cancelled=lambda: True)
 
 
 def _nan(path: Path, name: str) -> None:

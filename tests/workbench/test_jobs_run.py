@@ -20,7 +20,8 @@ import pytest
 
 from quantdeck.kernels import TYPES
 from quantdeck.workbench import jobs
-from quantdeck.workbench.errors import QuantdeckError, ResumeFailed
+from quantdeck.workbench.errors import QuantdeckError, ResumeFailed, ValidationFailed
+from quantdeck.workbench.jobs import JobSnapshot
 from quantdeck.workbench.jobs.journal import Note, RangeDone, Running, SettingsChanged, Waiting, WorkerDied
 from quantdeck.workbench.recipe import Request
 from quantdeck.workbench.sample import SAMPLE
@@ -126,9 +127,24 @@ def test_progress_is_seen_while_it_runs(bench: Bench, long_source: Path):
     assert snapshots[-1].rate_history
 
 
+def _run_unchecked(bench: Bench, source: Path, name: str) -> JobSnapshot:
+    """A job whose weights went bad behind the look at them."""
+    proposal = bench.propose(source, name)
+    job = bench.store.create(proposal.spec, proposal.plan)
+    jobs.start(bench.store, job)
+    return bench.end(job)
+
+
+def test_nan_is_refused_before_there_is_a_job(bench: Bench, tmp_path: Path):
+    source = write_plain_model(tmp_path / "bad.gguf", SHAPES, bad=("blk.0.ffn_up.weight", 1234))
+    with pytest.raises(ValidationFailed, match=r"blk\.0\.ffn_up\.weight .*NaN or infinity in row 1234;"):
+        bench.submit(source, "Q4_K")
+    assert bench.store.list() == []
+
+
 def test_nan_in_the_source_names_tensor_and_row(bench: Bench, tmp_path: Path):
     source = write_plain_model(tmp_path / "bad.gguf", SHAPES, bad=("blk.0.ffn_up.weight", 1234))
-    end = bench.run(source, "Q4_K")
+    end = _run_unchecked(bench, source, "Q4_K")
     assert end.status == "failed"
     assert "blk.0.ffn_up.weight" in end.message
     assert "row 1234" in end.message
@@ -142,7 +158,7 @@ def test_nan_in_the_source_names_tensor_and_row(bench: Bench, tmp_path: Path):
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 def test_nan_in_what_is_copied_is_found_too(bench: Bench, tmp_path: Path, dtype: str):
     source = write_plain_model(tmp_path / "bad.gguf", SHAPES, dtype, bad=("blk.0.odd.weight", 5))
-    end = bench.run(source, dtype)
+    end = _run_unchecked(bench, source, dtype)
     assert end.status == "failed"
     assert "blk.0.odd.weight" in end.message
     assert "row 5" in end.message

@@ -14,7 +14,7 @@ from ...workbench.jobs import JobSnapshot, JobStore, Proposal
 from ...workbench.recipe import Request
 from ...workbench.session import Session, model_path, open_session
 from ...workbench.text import duration, size
-from ..describe import default_output, plan_facts, progress_words
+from ..describe import check_words, default_output, plan_facts, progress_words
 from ..terminal import Terminal
 
 
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         terminal.document(_document(None, "planned", proposal))
         return 0
-    job_id = jobs.submit(session.jobs, proposal)
+    job_id = jobs.submit(session.jobs, proposal, lambda *done: terminal.progress(check_words(*done)))
     jobs.start(session.jobs, job_id)
     if warning := jobs.logout_warning():
         terminal.warn(warning)

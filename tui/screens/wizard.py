@@ -19,12 +19,12 @@ from ...workbench.imatrices import Found
 from ...workbench.imatrix import ImatrixFile
 from ...workbench.jobs import Proposal
 from ...workbench.llama import Cancelled
-from ...workbench.model import read_model
+from ...workbench.model import CheckStopped, read_model
 from ...workbench.recipe import Request
 from ...workbench.sample import SAMPLE
 from ...workbench.session import Session, model_path, user_path
 from ...workbench.text import parse_size, printable
-from ..describe import calibration_words, coverage_lines, default_output, step_words, wants_imatrix
+from ..describe import calibration_words, check_words, coverage_lines, default_output, step_words, wants_imatrix
 from ..messages import OpenHub, OpenJob
 from ..widgets.imatrix import ImatrixPane
 from ..widgets.plan import PlanPane
@@ -323,6 +323,7 @@ or Backspace goes one step back.
     def failed(self, why: str) -> None:
         """A calibration or a plan that failed: back to the choices."""
         self._starting = False
+        self.query_one(PlanPane).checking("")
         pane = self.query_one(ImatrixPane)
         if pane.working:
             pane.working = False
@@ -347,16 +348,27 @@ or Backspace goes one step back.
         if self._starting:
             return
         self._starting = True
+        pane = self.query_one(PlanPane)
+        stop = self._stop = threading.Event()
 
-        def begin() -> str:
-            job_id = jobs.submit(self.session.jobs, proposal)
+        def heard(done: int, total: int) -> None:
+            self.app.call_from_thread(pane.checking, check_words(done, total))
+
+        def begin() -> str | None:
+            try:
+                job_id = jobs.submit(self.session.jobs, proposal, heard, stop.is_set)
+            except CheckStopped:
+                return None
             jobs.start(self.session.jobs, job_id)
             return job_id
 
-        def begun(job_id: str) -> None:
-            self._proposal, self._starting = None, False
-            self._show("result")
-            self.post_message(OpenJob(job_id))
+        def begun(job_id: str | None) -> None:
+            self._starting = False
+            pane.checking("")
+            if job_id:
+                self._proposal = None
+                self._show("result")
+                self.post_message(OpenJob(job_id))
 
         self.in_background(begin, begun)
 
@@ -368,6 +380,8 @@ or Backspace goes one step back.
             return True
         if self.step == "imatrix" and self.query_one(ImatrixPane).working:
             return action not in ("enter", "start_over", "why", "output", "imatrix")
+        if self._starting:
+            return action == "back"
         if action == "why":
             return self.step == "result"
         if action in ("output", "imatrix"):
@@ -386,6 +400,9 @@ or Backspace goes one step back.
     def action_back(self) -> None:
         """One step back, with the answer that was given."""
         if self.query_one(ImatrixPane).working and self.step == "imatrix":
+            self._stop.set()
+            return
+        if self._starting:
             self._stop.set()
             return
         if isinstance(self.focused, Input):

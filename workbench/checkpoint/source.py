@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ...kernels import KernelError, quantize
 from ..errors import ValidationFailed
+from ..model.finite import Stored
 from ..model.gguf import open_file
 from ..model.model import Floats, Model, Tensor
 from ..model.wording import shown
 from .checkpoint import layout_of
+from .stored import ITEM_BYTES
 from .views import widened
 
 
@@ -74,6 +78,20 @@ class CheckpointSource:
             if got == 0:
                 raise ValidationFailed(f"{shown(path)} has become shorter since its header was read.")
             done += got
+
+
+def stored_weights(model: Model) -> list[Stored]:
+    """The weights that the converted model is made of, each once, as they are stored; see `check_weights`."""
+    _, views = layout_of(model.path)
+    found: dict[str, Stored] = {}
+    for name, view in views.items():
+        kind = model.by_name[name].type if name in model.by_name else view.dtype
+        for part in view.parts:
+            shape = tuple(reversed(part.shape)) or (1,)
+            tensor = Tensor(part.name, shape, part.dtype, math.prod(shape) * ITEM_BYTES[part.dtype])
+            tensor = replace(tensor, file=part.file, offset=part.offset)
+            found.setdefault(part.name, Stored(tensor, narrowed=part.dtype == "F32" and kind == "F16"))
+    return list(found.values())
 
 
 def _packed(tensor: str, rows: Floats, kind: str) -> npt.NDArray[np.uint8]:

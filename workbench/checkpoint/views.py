@@ -37,6 +37,10 @@ class View(Protocol):
     def dtype(self) -> str:
         """F32, F16 or BF16: what `read` gives."""
 
+    @property
+    def parts(self) -> tuple[StoredTensor, ...]:
+        """The stored tensors that it is made of."""
+
     def read(self, read: ReadBytes, first: int, count: int) -> npt.NDArray[np.uint8]:
         """Rows first .. first+count as bytes (count, row bytes) of `dtype`."""
 
@@ -105,6 +109,11 @@ class Turned:
         """The stored type."""
         return self.stored.dtype
 
+    @property
+    def parts(self) -> tuple[StoredTensor, ...]:
+        """The one matrix."""
+        return (self.stored,)
+
     def read(self, read: ReadBytes, first: int, count: int) -> npt.NDArray[np.uint8]:
         """Column by column of the stored rows."""
         item, width = ITEM_BYTES[self.stored.dtype], self.stored.row_length
@@ -139,6 +148,11 @@ class MadeUp:
         """Always F32."""
         return "F32"
 
+    @property
+    def parts(self) -> tuple[StoredTensor, ...]:
+        """None."""
+        return ()
+
     def read(self, read: ReadBytes, first: int, count: int) -> npt.NDArray[np.uint8]:
         """Nothing is read."""
         rows = self.values.reshape(-1, self.values.shape[-1])[first : first + count]
@@ -161,6 +175,11 @@ class PlusOne:
     def dtype(self) -> str:
         """Always F32."""
         return "F32"
+
+    @property
+    def parts(self) -> tuple[StoredTensor, ...]:
+        """Those of what is shifted."""
+        return self.view.parts
 
     def read(self, read: ReadBytes, first: int, count: int) -> npt.NDArray[np.uint8]:
         """The rows below, plus one."""

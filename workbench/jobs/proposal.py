@@ -171,8 +171,20 @@ def check(store: JobStore, spec: JobSpec, plan: Plan) -> None:
         step()
 
 
-def submit(store: JobStore, proposal: Proposal) -> str:
-    """Put a job into the store and return its id. It begins with `start`."""
+def submit(
+    store: JobStore,
+    proposal: Proposal,
+    on_progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> str:
+    """Put a job into the store and return its id. It begins with `start`.
+
+    All weights of the source are looked at before, once for the job: see `model.check_weights` for `on_progress`
+    (bytes done, bytes in all), `cancelled`, and what it raises.
+    """
+    from ..model import check_weights
+
     preflight.check_sources(proposal.plan)
     check(store, proposal.spec, proposal.plan)
+    check_weights(proposal.model, on_progress, cancelled)
     return store.create(proposal.spec, proposal.plan)
