@@ -3,6 +3,7 @@
 llama-quantize sample-f16.gguf q4.gguf Q4_K_M
 llama-perplexity -m sample-f16.gguf -f eval.txt -c 512 --chunks 8 -t 2 --save-all-logits base
 llama-perplexity -m q4.gguf -f eval.txt -c 512 --chunks 8 -t 2 --kl-divergence-base base --kl-divergence
+llama-perplexity -m sample-f16.gguf -f eval.txt -c 96 --chunks 40 -t 2    (and -c 301 --chunks 12)
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ TOOL = {
     "top": (0.89510, 0.00679),
 }
 
+SHORT = [(96, 40, (154.8203, 26.06382)), (301, 12, (378.8615, 70.07791))]
+
 
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory):
@@ -78,6 +81,14 @@ def test_perplexity_equals_the_tool(tmp_path):
     assert done.tokens_per_second > 0 and done.prompt_tokens_per_second > 0 and done.load_seconds > 0
     assert done.peak_memory > SAMPLE.model.stat().st_size
     assert not list(tmp_path.glob("*.scores"))
+
+
+@pytest.mark.parametrize(("context", "chunks", "figure"), SHORT)
+def test_short_windows_equal_the_tool(context, chunks, figure, tmp_path):
+    """The tool computes many of them together, and attention over few tokens of each rounds otherwise."""
+    settings = EvaluationSettings(context, chunks, parse_special=False, threads=1)
+    done = evaluate(SAMPLE.model, SAMPLE.eval_file, tmp_path, tmp_path, settings)
+    close(done.perplexity, figure, 1e-5)
 
 
 def test_markers_are_read_as_the_model_knows_them(tmp_path):
@@ -196,16 +207,24 @@ def test_peak_memory_is_the_childs_own(tmp_path):
     assert 10 << 20 < int(said.stdout) < 300 << 20
 
 
-def test_a_damaged_reference_is_refused(against_file, quantized):
+@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"something else"])
+def test_a_damaged_reference_is_made_anew(against_file, quantized, damage):
+    done, _, cache = against_file
+    logits = reference_logits(cache, SAMPLE.model, SAMPLE.eval_file, EIGHT)
+    whole = logits.read_bytes()
+    logits.write_bytes(damage(whole))
+    again = evaluate(quantized, SAMPLE.eval_file, cache, cache, EIGHT, SAMPLE.model)
+    assert again.divergence == done.divergence
+    assert logits.read_bytes() == whole
+
+
+def test_a_foreign_reference_is_named(against_file, quantized):
     _, _, cache = against_file
     logits = reference_logits(cache, SAMPLE.model, SAMPLE.eval_file, EIGHT)
     whole = logits.read_bytes()
     try:
-        logits.write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(LlamaFailed, match="shorter"):
-            evaluate(quantized, SAMPLE.eval_file, cache, cache, EIGHT, SAMPLE.model)
-        logits.write_bytes(b"something else")
-        with pytest.raises(LlamaFailed, match="another text"):
+        logits.write_bytes(whole[:20] + bytes(4) + whole[24:])  # the first token of the text
+        with pytest.raises(LlamaFailed, match=rf"{logits.name} holds logits of another text"):
             evaluate(quantized, SAMPLE.eval_file, cache, cache, EIGHT, SAMPLE.model)
     finally:
         logits.write_bytes(whole)

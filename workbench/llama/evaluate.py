@@ -26,6 +26,7 @@ from .contract import ChatDone, LoadSettings, Sampling, TextPiece
 from .corpus import read_corpus
 from .host import Child, Patience
 from .llama import Llama, Watch, start
+from .reference_file import is_whole
 from .scoring import FIELDS
 from .troubles import Cancelled
 from .wire import Line
@@ -144,7 +145,7 @@ def evaluate(
     if not keep_reference:
         return run.measure(model, "model", {"reference": str(reference.absolute())}, str(_stamp(reference)))
     logits = reference_logits(cache, reference, corpus, settings)
-    if not logits.exists():
+    if not is_whole(logits):  # there is none, or it was cut
         partial = logits.with_suffix(".partial")
         run.measure(reference, "reference", {"write_to": str(partial.absolute())})
         partial.replace(logits)

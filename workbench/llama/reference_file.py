@@ -7,6 +7,7 @@ of its context - 1 - context/2 scored tokens (see `scoring`): two bytes a word a
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -20,6 +21,20 @@ _HEAD = struct.Struct("<iii")
 def reference_bytes(n_vocab: int, context: int, chunks: int) -> int:
     """Size of the file: about two bytes per word of the vocabulary and half the tokens."""
     return len(_MAGIC) + _HEAD.size + 4 * context * chunks + chunks * _chunk_bytes(n_vocab, context)
+
+
+def is_whole(path: Path) -> bool:
+    """True if there is such a file at `path`, as long as its head says."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_MAGIC) + _HEAD.size)
+            size = file.seek(0, 2)
+    except OSError:
+        return False
+    if len(start) < len(_MAGIC) + _HEAD.size or not start.startswith(_MAGIC):
+        return False
+    context, n_vocab, chunks = _HEAD.unpack(start[len(_MAGIC) :])
+    return bool(context > 0 < n_vocab and size == reference_bytes(n_vocab, context, chunks))
 
 
 class ReferenceFile:

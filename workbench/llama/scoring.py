@@ -21,7 +21,7 @@ Packed = npt.NDArray[np.uint16]
 T = TypeVar("T")
 
 _CUT = np.float32(16)
-_NUMBERS_AT_ONCE = 1 << 20  # in one temporary array
+_NUMBERS_AT_ONCE = 1 << 18  # in one temporary array
 
 FIELDS = ("nll", "nll_reference", "kl", "p_difference", "same_top")
 

@@ -176,7 +176,7 @@ def _source(
         stream = stack.enter_context(contextlib.closing(Path(read_from).open("rb")))  # noqa: SIM115
         file = ReferenceFile(stream, engine.n_vocab, context, tokens)
         if not file.belongs():
-            raise Refused("the reference logits are of another text, context or vocabulary; remove them and try again")
+            raise Refused(f"{read_from} holds logits of another text, context or vocabulary; remove it and try again")
         return _FileSource(file)
     if not reference:
         return _Source()
