@@ -105,6 +105,7 @@ def test_source_that_another_file_of_its_size_and_time_takes_the_place_of(bench:
     supervisor = bench.supervisor(job)
     assert supervisor
     kill(supervisor, signal.SIGSTOP)  # no successor is hit, as a range that ends two workers is given up
+    assert gone(lambda: [p for p in [supervisor] if p.status() != psutil.STATUS_STOPPED])
     other.replace(model)
     for worker in bench.workers(job):  # their successors open what stands there now
         kill(worker)

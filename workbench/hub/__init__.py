@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .files import Fitted, Offer, best, find_offer, fitted, header_offer, offers, only_pickled
     from .names import Reference, parse_reference
     from .provider import Provider, providers
+    from .ready_made import Origin, Pick, ReadyMade, look_for, origin, picks
     from .remote import choose, read_offer, read_remote
     from .shopping import Shop, shop
     from .uploading import Uploaded, check_upload, upload
@@ -33,8 +34,11 @@ _HOMES = {
     "HubError": "client",
     "Offer": "files",
     "Offline": "client",
+    "Origin": "ready_made",
     "Patience": "client",
+    "Pick": "ready_made",
     "Provider": "provider",
+    "ReadyMade": "ready_made",
     "Reference": "names",
     "RemoteFile": "client",
     "Repository": "client",
@@ -48,9 +52,12 @@ _HOMES = {
     "find_offer": "files",
     "fitted": "files",
     "header_offer": "files",
+    "look_for": "ready_made",
     "offers": "files",
     "only_pickled": "files",
+    "origin": "ready_made",
     "parse_reference": "names",
+    "picks": "ready_made",
     "plan_download": "downloads",
     "providers": "provider",
     "read_offer": "remote",
@@ -78,8 +85,11 @@ __all__ = [
     "HubError",
     "Offer",
     "Offline",
+    "Origin",
     "Patience",
+    "Pick",
     "Provider",
+    "ReadyMade",
     "Reference",
     "RemoteFile",
     "Repository",
@@ -93,9 +103,12 @@ __all__ = [
     "find_offer",
     "fitted",
     "header_offer",
+    "look_for",
     "offers",
     "only_pickled",
+    "origin",
     "parse_reference",
+    "picks",
     "plan_download",
     "providers",
     "read_offer",

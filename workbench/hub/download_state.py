@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from ..errors import ResumeFailed
 from ..files import write_atomically
+from ..jobs.folder import WorkFolder
 from ..jobs.journal import Cancelled, Done, Failed, Interrupted, JobEvent, JournalReader
-from ..jobs.locks import is_held
 from ..text import printable
 
 Status = Literal["running", "checking", "waiting", "done", "failed", "cancelled", "interrupted"]
@@ -139,15 +139,8 @@ def _wanted(values: dict[str, Any]) -> WantedFile:
 
 
 @dataclass(frozen=True)
-class DownloadFolder:
+class DownloadFolder(WorkFolder):
     """The files of one download."""
-
-    path: Path
-
-    @property
-    def id(self) -> str:
-        """Its name."""
-        return self.path.name
 
     @property
     def request_path(self) -> Path:
@@ -155,29 +148,14 @@ class DownloadFolder:
         return self.path / "request.json"
 
     @property
-    def journal(self) -> Path:
-        """What happened."""
-        return self.path / "journal.jsonl"
-
-    @property
     def log(self) -> Path:
         """What the process wrote on its standard error."""
         return self.path / "fetch.log"
 
     @property
-    def lock(self) -> Path:
-        """Held by the process as long as it lives."""
-        return self.path / "lock"
-
-    @property
     def stop(self) -> Path:
         """Exists when the process shall end: "cancel" or "pause"."""
         return self.path / "stop"
-
-    @property
-    def is_alive(self) -> bool:
-        """True while a process is at it."""
-        return is_held(self.lock)
 
     def request(self) -> DownloadRequest:
         """What was asked; ResumeFailed if it is missing or damaged."""

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
-import secrets
-import select
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import BadArgument, QuantdeckError, ResumeFailed, ValidationFailed
+from ..jobs.folder import ids_in, make_folder
 from ..jobs.journal import Cancelled, JournalWriter
-from ..jobs.locks import Lock
+from ..jobs.locks import Lock, is_free_within
 from ..jobs.preflight import NotEnoughSpace
+from ..processes import start_detached
 from ..text import printable, size
 from .download_state import ENDED, DownloadFolder, DownloadRequest, DownloadSnapshot, DownloadWatch, WantedFile
 from .names import Reference, local_name
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
     from .files import Offer
 
 SPARE_BYTES = 64 << 20
-START_PATIENCE = 30.0
 STOP_PATIENCE = 30.0
 FOLLOW_SECONDS = 0.25
 
@@ -101,11 +97,7 @@ class Downloads:
 
     def ids(self) -> list[str]:
         """The ids of all downloads, oldest first."""
-        try:
-            with os.scandir(self.root) as entries:
-                return sorted(each.name for each in entries if not each.name.startswith(".") and each.is_dir())
-        except OSError:
-            return []
+        return ids_in(self.root)
 
     def folder(self, download_id: str) -> DownloadFolder:
         """The folder of a download, also by a unique beginning or end of its id; BadArgument if none fits."""
@@ -161,7 +153,7 @@ class Downloads:
             if self.folder(other.id).is_alive:
                 raise BadArgument(f"Download {other.id} writes to the same place; cancel it or choose another folder.")
         folder = self._new_folder(request)
-        self._start(folder)
+        _start(folder)
         return folder.id
 
     def resume(self, download_id: str) -> None:
@@ -173,7 +165,7 @@ class Downloads:
         if not snapshot.ended and not folder.stop.exists():
             return
         self._wait_for_the_end(folder)
-        self._start(folder)
+        _start(folder)
 
     def pause(self, download_id: str) -> None:
         """Stop a download; what is there stays, and it can be resumed."""
@@ -215,22 +207,12 @@ class Downloads:
             raise QuantdeckError(f"Download {folder.id} cannot be told to stop: {error.strerror}.") from None
 
     def _wait_for_the_end(self, folder: DownloadFolder) -> None:
-        until = time.monotonic() + STOP_PATIENCE
-        while folder.is_alive:
-            if time.monotonic() > until:
-                raise QuantdeckError(f"Download {folder.id} does not end; it may be waiting for a disk.")
-            time.sleep(0.02)
+        if not is_free_within(folder.lock, STOP_PATIENCE):
+            raise QuantdeckError(f"Download {folder.id} does not end; it may be waiting for a disk.")
 
     def _new_folder(self, request: DownloadRequest) -> DownloadFolder:
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            while True:
-                moment = datetime.datetime.now().strftime("%Y%m%d-%H%M")
-                path = self.root / f"{moment}-{secrets.token_hex(2)}"
-                with contextlib.suppress(FileExistsError):
-                    path.mkdir()
-                    break
-            folder = DownloadFolder(path)
+            folder = DownloadFolder(make_folder(self.root))
             request.write(folder.request_path)
         except OSError as error:
             where = printable(str(self.root))
@@ -239,40 +221,6 @@ class Downloads:
             ) from None
         return folder
 
-    def _start(self, folder: DownloadFolder) -> None:
-        """A process in a session of its own, which lives on when this program or its terminal goes."""
-        safe_path = ["-P"] if sys.version_info >= (3, 11) else []
-        reading, writing = os.pipe()
-        try:
-            with folder.log.open("ab") as log:
-                launcher = subprocess.Popen(
-                    [sys.executable, *safe_path, "-m", f"{__package__}.fetch", str(folder.path), str(writing)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    cwd=folder.path,
-                    pass_fds=(writing,),
-                    start_new_session=True,
-                )
-            os.close(writing)
-            writing = -1
-            answer = _answer(reading)
-            launcher.wait()
-        except OSError as error:
-            raise QuantdeckError(f"Download {folder.id} cannot be started: {error.strerror}.") from None
-        finally:
-            os.close(reading)
-            if writing >= 0:
-                os.close(writing)
-        if answer != "ok":
-            raise ResumeFailed(printable(answer) or f"Download {folder.id} did not start; {folder.log} says why.")
 
-
-def _answer(reading: int) -> str:
-    answer, until = b"", time.monotonic() + START_PATIENCE
-    while select.select([reading], [], [], max(0.0, until - time.monotonic()))[0]:
-        piece = os.read(reading, 4096)
-        if not piece:
-            break
-        answer += piece
-    return answer.decode("utf-8", "replace")
+def _start(folder: DownloadFolder) -> None:
+    start_detached(f"{__package__}.fetch", folder.path, folder.log, f"Download {folder.id}")

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
+from .. import processes
 from ..errors import BadArgument, QuantdeckError, ValidationFailed
 from ..files import sync_folder
 from ..jobs.journal import Cancelled, Done, Failed, Interrupted, JobEvent, JournalWriter
@@ -203,29 +204,23 @@ def _wish(folder: DownloadFolder) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """FOLDER, and a descriptor on which to say "ok" or why not."""
-    folder, answer = DownloadFolder(Path(arguments[0])), int(arguments[1])
-    if os.fork():
-        os._exit(0)  # the launcher waits for no longer than this
-
-    def say(words: str) -> None:
-        os.write(answer, words.encode("utf-8", "replace"))
-        os.close(answer)
-
+    """FOLDER, and a descriptor on which to say that it runs, or why not."""
+    folder, ready = DownloadFolder(Path(arguments[0])), int(arguments[1])
+    processes.part()
     lock = Lock(folder.lock)
     try:
         request = folder.request()
         if not lock.acquire(2.0):  # those who look whether it runs hold it for a moment
-            say(f"Download {folder.id} is running already.")
+            processes.answer(ready, f"Download {folder.id} is running already.")
             return
         folder.stop.unlink(missing_ok=True)
         journal = JournalWriter(folder.journal)
         fetcher = Fetcher(folder, request, journal, Hub(Patience(tries=1)))
     except (QuantdeckError, OSError) as error:
-        say(str(error))
+        processes.answer(ready, str(error))
         return
     journal.append(FetchStarted(os.getpid()))
-    say("ok")
+    processes.answer(ready)
     journal.append(fetcher.run())
     journal.sync()
 

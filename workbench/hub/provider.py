@@ -15,16 +15,20 @@ else:
 
 @dataclass(frozen=True)
 class Provider:
-    """A publisher: the key that leads there, its name on the Hub, the filter to use, and what it is good for."""
+    """A publisher: the key that leads there, its name on the Hub, the filter to use, and what it is good for.
+
+    `gguf` are the names that it gives to GGUF files of OWNER/NAME, with {owner} and {name} to be filled in.
+    """
 
     key: str
     author: str
     tag: str
     words: str
+    gguf: tuple[str, ...] = ()
 
 
 @cache
 def providers() -> tuple[Provider, ...]:
     """All of them, the most useful first."""
     table = tomllib.loads(Path(__file__).with_name("providers.toml").read_text("utf-8"))
-    return tuple(Provider(**each) for each in table["provider"])
+    return tuple(Provider(**{**each, "gguf": tuple(each.get("gguf", ()))}) for each in table["provider"])

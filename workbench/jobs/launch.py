@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import select
-import subprocess
 import time
 
 from ..errors import QuantdeckError, ResumeFailed
-from ..text import printable
-from . import children
+from ..processes import start_detached
 from .control import MAX_WORKERS, Wish
+from .locks import is_free_within
 from .snapshot import JobSnapshot
 from .store import JobFolder, JobStore
-
-START_PATIENCE = 30.0
-"""Seconds within which a supervisor must say that it is in charge."""
 
 DYING_SECONDS = 0.3
 """How long a killed process may look alive."""
@@ -31,45 +25,7 @@ def start(store: JobStore, job_id: str) -> None:
         QuantdeckError: it did not come up, in its own words (already running, store not writable ...).
     """
     folder = store.folder(job_id)
-    reading, writing = os.pipe()
-    try:
-        with folder.log.open("ab") as log:
-            launcher = subprocess.Popen(
-                children.command("supervisor", str(folder.path), str(writing)),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=folder.path,
-                env=children.environment(),
-                pass_fds=(writing,),
-                start_new_session=True,
-            )
-        os.close(writing)
-        writing = -1
-        answer = _answer(reading)
-        launcher.wait()
-    except OSError as error:
-        raise QuantdeckError(f"Job {folder.id} cannot be started: {error.strerror}.") from error
-    finally:
-        os.close(reading)
-        if writing >= 0:
-            os.close(writing)
-    if answer != "ok":
-        raise ResumeFailed(
-            printable(answer) or f"Job {folder.id} did not start; {printable(str(folder.log))} says why."
-        )
-
-
-def _answer(reading: int) -> str:
-    """What the supervisor says, up to the end of its words; empty if it died or took too long."""
-    answer = b""
-    until = time.monotonic() + START_PATIENCE
-    while select.select([reading], [], [], max(0.0, until - time.monotonic()))[0]:
-        piece = os.read(reading, 4096)
-        if not piece:
-            break
-        answer += piece
-    return answer.decode("utf-8", "replace")
+    start_detached(f"{__package__}.supervisor", folder.path, folder.log, f"Job {folder.id}")
 
 
 def resume(store: JobStore, job_id: str) -> None:
@@ -90,21 +46,14 @@ def resume(store: JobStore, job_id: str) -> None:
     if snapshot.status == "paused" and folder.is_alive:
         return
     # A supervisor that was killed just now still looks alive until the system has closed its files.
-    until = time.monotonic() + DYING_SECONDS
-    while folder.is_alive:
-        if time.monotonic() > until:
-            return
-        time.sleep(0.02)
-    start(store, folder.id)
+    if is_free_within(folder.lock, DYING_SECONDS):
+        start(store, folder.id)
 
 
 def _wait_for_the_end(folder: JobFolder) -> None:
     """A supervisor that has said its last word may still be closing its files."""
-    until = time.monotonic() + CANCEL_PATIENCE
-    while folder.is_alive:
-        if time.monotonic() > until:
-            raise ResumeFailed(f"The process of job {folder.id} does not end; it may be waiting for a disk.")
-        time.sleep(0.02)
+    if not is_free_within(folder.lock, CANCEL_PATIENCE):
+        raise ResumeFailed(f"The process of job {folder.id} does not end; it may be waiting for a disk.")
 
 
 def pause(store: JobStore, job_id: str) -> None:

@@ -58,6 +58,16 @@ def is_held(path: Path) -> bool:
         os.close(descriptor)
 
 
+def is_free_within(path: Path, seconds: float) -> bool:
+    """True once nobody holds the lock `path`; False if somebody still does after so many seconds."""
+    give_up = time.monotonic() + seconds
+    while is_held(path):
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 def _take(descriptor: int, kind: int) -> bool:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import children
+from .. import processes
 from .plan import Range
 
 
@@ -53,12 +53,12 @@ class _Process:
         self.buffer = b""
         with (folder / "worker.log").open("ab") as log:
             self.process = subprocess.Popen(
-                children.command("worker", str(folder), str(os.getpid())),
+                processes.command(f"{__package__}.worker", str(folder), str(os.getpid())),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=folder,
-                env=children.environment(),
+                env=processes.environment(),
                 bufsize=0,
             )
         assert self.process.stdin and self.process.stdout

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import errno
 import json
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,8 +15,9 @@ from pathlib import Path
 from ..errors import BadArgument, QuantdeckError, ResumeFailed
 from ..text import printable
 from .control import Control, ControlFile
+from .folder import WorkFolder, ids_in, make_folder
 from .journal import Cancelled, Created, Done, Failed, Interrupted, JournalReader, JournalWriter, decode
-from .locks import Lock, is_held
+from .locks import Lock
 from .partial import discard
 from .plan import Plan
 from .snapshot import CUT_OFF, ENDED, STATUSES, Fold, JobSnapshot, JobSummary
@@ -30,21 +29,13 @@ FOLLOW_INTERVAL = 0.25
 LOOK_INTERVAL = 0.1
 """Seconds within which a follower notices the end of a job."""
 
-
 JOURNAL_TAIL = 1 << 16
 """Bytes at the end of a journal that surely hold its last event."""
 
 
 @dataclass(frozen=True)
-class JobFolder:
+class JobFolder(WorkFolder):
     """The files of one job."""
-
-    path: Path
-
-    @property
-    def id(self) -> str:
-        """The job's name."""
-        return self.path.name
 
     @property
     def spec_path(self) -> Path:
@@ -52,29 +43,14 @@ class JobFolder:
         return self.path / "spec.toml"
 
     @property
-    def journal(self) -> Path:
-        """What happened."""
-        return self.path / "journal.jsonl"
-
-    @property
     def log(self) -> Path:
         """What the supervisor and its workers wrote on their standard error."""
         return self.path / "worker.log"
 
     @property
-    def lock(self) -> Path:
-        """Held by the supervisor as long as it lives."""
-        return self.path / "lock"
-
-    @property
     def summary_path(self) -> Path:
         """The job as one line of a list, so that lists need not read its journal: a second old while it runs."""
         return self.path / "summary.json"
-
-    @property
-    def is_alive(self) -> bool:
-        """True if a supervisor is in charge."""
-        return is_held(self.lock)
 
     def spec(self) -> JobSpec:
         """What was asked; ResumeFailed if it is missing or damaged."""
@@ -170,11 +146,7 @@ class JobStore:
 
     def ids(self) -> list[str]:
         """The ids of all jobs, oldest first. A store that is not there has none."""
-        try:
-            with os.scandir(self.root) as entries:
-                return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-        except OSError:
-            return []
+        return ids_in(self.root)
 
     def list(self) -> list[JobSummary]:
         """All jobs, oldest first; each costs one small file, whatever its size. Running ones are up to a second old."""
@@ -230,7 +202,7 @@ class JobStore:
     def create(self, spec: JobSpec, plan: Plan) -> str:
         """Write a new job and return its id; QuantdeckError if the store cannot be written."""
         try:
-            folder = self._new_folder(spec.level)
+            folder = make_folder(self.root, spec.level.lower())
         except OSError as error:
             raise self._unwritable(error) from error
         try:
@@ -246,15 +218,6 @@ class JobStore:
                 raise self._unwritable(error) from error
             raise
         return folder.name
-
-    def _new_folder(self, level: str) -> Path:
-        self.root.mkdir(parents=True, exist_ok=True)
-        while True:
-            moment = datetime.datetime.now().strftime("%Y%m%d-%H%M")
-            folder = self.root / f"{moment}-{level.lower()}-{secrets.token_hex(2)}"
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir()
-                return folder
 
     def _unwritable(self, error: OSError) -> QuantdeckError:
         what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "cannot be written"

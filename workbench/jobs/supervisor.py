@@ -23,6 +23,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from .. import processes
 from ..errors import QuantdeckError, ResumeFailed, ValidationFailed
 from ..files import sha256, sync_folder
 from ..text import printable, size
@@ -676,8 +677,7 @@ def cpu_seconds() -> float:
 
 def main(folder: Path, ready: int) -> None:
     """Take charge of the job in `folder`; one line on the descriptor `ready` says whether that worked."""
-    if os.fork():  # whoever started us need not wait for us, nor bury us
-        os._exit(0)
+    processes.part()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     job = JobFolder(folder)
@@ -692,11 +692,10 @@ def main(folder: Path, ready: int) -> None:
             if isinstance(error, QuantdeckError)
             else f"The job's folder cannot be written: {error.strerror}."
         )
-        os.write(ready, text.encode("utf-8", "replace"))
+        processes.answer(ready, text)
         return
     signal.signal(signal.SIGTERM, lambda *_: setattr(supervisor, "stopping", True))
-    os.write(ready, b"ok")
-    os.close(ready)
+    processes.answer(ready)
     supervisor.run()
 
 
