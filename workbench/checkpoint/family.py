@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import ValidationFailed
 from ..model.wording import shown
 from .config import Config
-from .keys import Key
+from .keys import SCALED, Key, check_rope
 from .stored import FLOATS, StoredTensor
 from .views import Gathered, MadeUp, PlusOne, View
 
@@ -67,6 +67,7 @@ class Family:
         extents: further named extents, beside those of `common_extents`.
         made_up: tensors that no file holds, by name.
         ignored: expressions of stored names that carry nothing the converted model needs.
+        rope_kinds: scaled rotary positions (rope_type) that the converted model has too.
         check: raises what makes a checkpoint of the family impossible to convert.
         trims: the embeddings may have more rows than config.json says, which are cut off.
         no_space_prefix: SentencePiece texts do not begin with a space that nobody wrote.
@@ -81,6 +82,7 @@ class Family:
     extents: Callable[[Config], Extents] | None = None
     made_up: Callable[[Config], Mapping[str, View]] | None = None
     ignored: tuple[str, ...] = ()
+    rope_kinds: tuple[str, ...] = SCALED
     check: Callable[[Config], None] | None = None
     trims: bool = False
     no_space_prefix: bool = False
@@ -125,6 +127,7 @@ def lay_out(family: Family, config: Config, stored: Mapping[str, StoredTensor]) 
     Raises:
         ValidationFailed: a tensor is missing, too many, of a wrong shape or of a type that cannot be converted.
     """
+    check_rope(config, family.rope_kinds)
     if family.check:
         family.check(config)
     extents = common_extents(config) | dict(family.extents(config) if family.extents else {})
@@ -210,12 +213,30 @@ def _refuse_unknown(family: Family, config: Config, names: set[str]) -> None:
     patterns = [re.compile(pattern) for pattern in (*NEVER_NEEDED, *family.ignored)]
     unknown = sorted(name for name in names if not any(pattern.fullmatch(name) for pattern in patterns))
     if unknown:
-        layer = re.search(r"\.(\d+)\.", unknown[0])
-        beyond = layer and int(layer[1]) >= config.n_layers
-        why = (
-            f", and config.json names {config.n_layers} layers" if beyond else ", which its architecture does not have"
-        )
-        raise ValidationFailed(f"{shown(config.path.parent)} holds tensor {shown(unknown[0])}{why}.")
+        what = f"{shown(config.path.parent)} holds tensor {shown(unknown[0])}"
+        raise ValidationFailed(f"{what}, {_about_unknown(unknown[0], config)}.")
+
+
+_OF_AN_ADAPTER = re.compile(r".*\.(lora_\w+|base_layer|modules_to_save)\b.*")
+_OF_A_QUANTIZATION = re.compile(
+    r".*(\.|_)(qweight|qzeros|scales|g_idx|SCB|absmax|quant_map|quant_state|weight_scale\w*)\b.*"
+)
+
+
+def _about_unknown(name: str, config: Config) -> str:
+    """What a tensor that nobody expects is likely to be, and what to do."""
+    layer = re.search(r"\.(\d+)\.", name)
+    if _OF_AN_ADAPTER.fullmatch(name):
+        return "which is an adapter's: merge the adapter into the model first (peft: merge_and_unload)"
+    if _OF_A_QUANTIZATION.fullmatch(name):
+        return "which is a quantization's: get the original checkpoint with 16-bit weights"
+    if layer and int(layer[1]) >= config.n_layers:
+        return f"and config.json names {config.n_layers} layers: get the config.json that belongs to these weights"
+    kind = "bias" if name.endswith(".bias") else "weight"
+    return (
+        f"which its architecture does not have: llama.cpp would compute without this {kind}, so check that"
+        " config.json names the right architecture, or convert a checkpoint without it"
+    )
 
 
 def _trimmed(view: View, n_tokens: int) -> View:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,19 +73,30 @@ HEAD_WIDTHS = (
     count("attention.key_length", "head_dim", required=False),
     count("attention.value_length", "head_dim", required=False),
 )
-NO_ROPE_SCALING = Key("rope.scaling.type", "string", lambda c: "none")
 
-_SCALED = {"linear": "linear", "yarn": "yarn", "su": "longrope", "longrope": "longrope"}
-_UNSCALED = ("default", "llama3", "none")
+UNSCALED = ("default", "none")
+"""Kinds of rotary positions that are as trained."""
+
+SCALED = ("linear", "yarn")
+"""Kinds that llama.cpp reads from the metadata, for every architecture that rotates."""
+
+
+def check_rope(config: Config, kinds: Collection[str]) -> None:
+    """Refuse rotary positions of a kind that the converted model would lose; `kinds` are those that it keeps."""
+    for rope, allowed in ((config.rope, kinds), (config.rope_swa, ())):
+        kind = str(rope.get("rope_type", rope.get("type", "default"))).lower()
+        if kind not in UNSCALED and kind not in allowed:
+            raise ValidationFailed(
+                f"{shown(config.path)} asks for rotary positions of the kind {shown(kind)}, which llama.cpp cannot"
+                " compute for this architecture; with the rope_type default in it, the model can be converted for the"
+                " context that it had before they were scaled."
+            )
+    if config.rope_type in SCALED and not config.rope_real("factor") > 0:
+        raise config.bad("factor", "more than 0", config.rope.get("factor"))
 
 
 def _scaling_type(config: Config) -> str | None:
-    kind = config.rope_type
-    if kind not in _SCALED and kind not in _UNSCALED:
-        raise ValidationFailed(
-            f"{shown(config.path)} asks for rotary positions of the kind {shown(kind)}, which cannot be converted."
-        )
-    return _SCALED.get(kind)
+    return config.rope_type if config.rope_type in SCALED else None
 
 
 def _scaled(name: str, field: str, kind: str = "float32", only: tuple[str, ...] = ("yarn",)) -> Key:
@@ -107,6 +118,12 @@ ROPE_SCALING = (
     _scaled("rope.scaling.yarn_beta_fast", "beta_fast"),
     _scaled("rope.scaling.yarn_beta_slow", "beta_slow"),
 )
+
+ROPE_SCALING_OR_NONE = (
+    Key("rope.scaling.type", "string", lambda config: _scaling_type(config) or "none"),
+    *ROPE_SCALING[1:],
+)
+"""For families of which llama.cpp's converter says so where nothing is scaled."""
 
 GATING = {"softmax": 1, "sigmoid": 2}
 

@@ -6,7 +6,18 @@ from ...errors import ValidationFailed
 from ...model.wording import shown
 from ..config import Config
 from ..family import Family, Weight
-from ..keys import BLOCKS, EMBEDDING, FEED_FORWARD, FREQ_BASE, HEADS, KV_HEADS, NO_ROPE_SCALING, NORM_EPS, count, real
+from ..keys import (
+    BLOCKS,
+    EMBEDDING,
+    FEED_FORWARD,
+    FREQ_BASE,
+    HEADS,
+    KV_HEADS,
+    NORM_EPS,
+    ROPE_SCALING_OR_NONE,
+    count,
+    real,
+)
 from .blocks import ATTENTION_NORM, EMBEDDINGS, GATED, OUTPUT_NORM, attention
 
 
@@ -48,7 +59,7 @@ COMMAND_R = Family(
         FREQ_BASE,
         NORM_EPS,
         real("logit_scale", "logit_scale"),
-        NO_ROPE_SCALING,
+        *ROPE_SCALING_OR_NONE,
     ),
     defaults={
         "max_position_embeddings": 8192,

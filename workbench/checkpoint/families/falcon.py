@@ -6,7 +6,7 @@ from ...errors import ValidationFailed
 from ...model.wording import shown
 from ..config import Config
 from ..family import Extents, Family, Weight
-from ..keys import BLOCKS, EMBEDDING, HEADS, NORM_EPS, OWN_FREQ_BASE, Key, number
+from ..keys import BLOCKS, EMBEDDING, HEADS, NORM_EPS, OWN_FREQ_BASE, ROPE_SCALING, Key, number
 from ..stored import StoredTensor
 from ..views import Gathered, View, from_groups
 from .blocks import linear
@@ -92,6 +92,7 @@ FALCON = Family(
         number("attention.head_count_kv", _kv_heads),
         NORM_EPS,
         OWN_FREQ_BASE,
+        *ROPE_SCALING,
     ),
     defaults={"layer_norm_epsilon": 1e-5, "tie_word_embeddings": True, "multi_query": True, "parallel_attn": True},
     extents=_extents,

@@ -55,7 +55,18 @@ _HEAD_WIDTHS = (
     number("attention.key_length", lambda c: c.head_dim),
     number("attention.value_length", lambda c: c.head_dim),
 )
-_KEYS = (CONTEXT, EMBEDDING, BLOCKS, FEED_FORWARD, HEADS, KV_HEADS, RMS_EPS, *_HEAD_WIDTHS, OWN_FREQ_BASE)
+_KEYS = (
+    CONTEXT,
+    EMBEDDING,
+    BLOCKS,
+    FEED_FORWARD,
+    HEADS,
+    KV_HEADS,
+    RMS_EPS,
+    *_HEAD_WIDTHS,
+    OWN_FREQ_BASE,
+    *ROPE_SCALING,
+)
 
 # The output is the embeddings; copies of it that some tools leave behind are not needed.
 _IGNORED = (r"lm_head\.weight",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..config import Config
 from ..family import Extents, Family, Weight
-from ..keys import BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, NORM_EPS, OWN_FREQ_BASE, Key, number
+from ..keys import BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, NORM_EPS, OWN_FREQ_BASE, ROPE_SCALING, Key, number
 from ..stored import StoredTensor
 from ..views import Gathered, Turned, View, from_groups
 from .blocks import linear
@@ -39,6 +39,7 @@ GPT_NEOX = Family(
         FEED_FORWARD,
         number("rope.dimension_count", lambda c: int(c.rotary * (c.hidden // c.heads))),
         OWN_FREQ_BASE,
+        *ROPE_SCALING,
         HEADS,
         Key("use_parallel_residual", "bool", lambda c: c.flag("use_parallel_residual")),
         NORM_EPS,

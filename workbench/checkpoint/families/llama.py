@@ -20,6 +20,7 @@ from ..keys import (
     ROPE_DIMENSIONS,
     ROPE_SCALING,
     ROTARY_RMS,
+    SCALED,
     VOCAB_SIZE,
     number,
     ratio,
@@ -71,6 +72,7 @@ LLAMA = Family(
     defaults=_DEFAULTS,
     extents=_extents,
     made_up=rope_factors,
+    rope_kinds=(*SCALED, "llama3"),
 )
 
 MISTRAL = replace(LLAMA, classes=("MistralForCausalLM",), defaults=_DEFAULTS | {"num_key_value_heads": 8})
@@ -85,6 +87,7 @@ MIXTRAL = Family(
     | {"rms_norm_eps": 1e-5, "rope_theta": 1e6},
     extents=lambda c: {"experts": c.count("num_local_experts"), "expert_ff": c.feed_forward},
     made_up=rope_factors,
+    rope_kinds=LLAMA.rope_kinds,
 )
 
 
@@ -106,6 +109,8 @@ SMOLLM3 = replace(
     keys=(*ROTARY_RMS, VOCAB_SIZE, ROPE_DIMENSIONS),
     defaults=_DEFAULTS | {"tie_word_embeddings": True, "rope_theta": 2e6, "num_key_value_heads": 4},
     check=_every_fourth_without_rope,
+    made_up=None,
+    rope_kinds=SCALED,
 )
 
 

@@ -9,7 +9,20 @@ import numpy as np
 
 from ..config import Config
 from ..family import Extents, Family
-from ..keys import BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, FREQ_BASE, HEADS, KV_HEADS, RMS_EPS, count, number, ratio
+from ..keys import (
+    BLOCKS,
+    CONTEXT,
+    EMBEDDING,
+    FEED_FORWARD,
+    FREQ_BASE,
+    HEADS,
+    KV_HEADS,
+    RMS_EPS,
+    UNSCALED,
+    count,
+    number,
+    ratio,
+)
 from ..views import MadeUp, View
 from .blocks import ENDS, NORMS, linear
 
@@ -41,11 +54,11 @@ def _attention_factor(config: Config) -> float | None:
 
 
 def _long_and_short(config: Config) -> Mapping[str, View]:
-    found = {}
+    found: dict[str, View] = {}
+    if config.rope_type in UNSCALED and not config.rope.get("long_factor"):
+        return found
     for kind in ("long", "short"):
         factors = config.rope.get(f"{kind}_factor")
-        if not config.rope.get("long_factor"):
-            return {}
         if not isinstance(factors, list) or len(factors) != _rotated(config) // 2:
             raise config.bad(f"{kind}_factor", f"a list of {_rotated(config) // 2} numbers", factors)
         values = [config.finite(factor, f"{kind}_factor") for factor in factors]
@@ -87,4 +100,5 @@ PHI3 = Family(
     },
     extents=_extents,
     made_up=_long_and_short,
+    rope_kinds=("longrope", "su", "yarn"),
 )

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from ..config import Config
 from ..family import Family, Weight
-from ..keys import BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, KV_HEADS, NORM_EPS, OWN_FREQ_BASE, Key, number
+from ..keys import (
+    BLOCKS,
+    CONTEXT,
+    EMBEDDING,
+    FEED_FORWARD,
+    HEADS,
+    KV_HEADS,
+    NORM_EPS,
+    OWN_FREQ_BASE,
+    ROPE_SCALING,
+    Key,
+    number,
+)
 from .blocks import EMBEDDINGS, GATED, OUTPUT_OF_ITS_OWN, attention, linear
 
 _LAYER = "model.layers.{i}"
@@ -62,6 +74,7 @@ STABLELM = Family(
         Key("use_parallel_residual", "bool", lambda c: c.flag("use_parallel_residual", default=True)),
         NORM_EPS,
         OWN_FREQ_BASE,
+        *ROPE_SCALING,
     ),
     defaults={
         "max_position_embeddings": 4096,
