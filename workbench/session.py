@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .advice import Advice, Corrections, Walk
     from .handover import RunSetting
     from .hardware import Bandwidth, Hardware
-    from .hub import Downloads, Hub, Repository, Shop
+    from .hub import Downloads, Hub, Pick, ReadyMade, Reference, Repository, Shop
     from .imatrices import Found
     from .jobs import JobStore, Proposal
     from .library import Library
@@ -107,6 +107,27 @@ class Session:
             hardware, bandwidth = self.look_at_machine(self.paths.data)
         wanted = context or self.profile.chat.context or DEFAULT_CONTEXT
         return run_setting(model, this_machine(hardware, bandwidth), wanted)
+
+    def look_for_ready_made(self, model: Model, stopped: Callable[[], bool], repository: str = "") -> ReadyMade | None:
+        """What the Hub has of `model` as GGUF; `repository` if the model was named by it. None if nothing tells which.
+
+        Takes as long as the Hub does, and goes on until `stopped()` or its own limit.
+        """
+        from .hub import Hub, Origin, look_for, origin
+        from .hub.ready_made import BRIEF
+
+        chosen = self.profile.paths.output
+        homes = [self.paths.models, *([user_path(chosen)] if chosen else [])]
+        known = Origin(repository) if repository else origin(model, homes)
+        return look_for(Hub(BRIEF), known, stopped) if known else None
+
+    def ready_made(self, found: ReadyMade, walk: Walk, advice: Advice | None = None) -> tuple[Pick, ...]:
+        """Files of `found` to take, on the machine and with the context of a walk; an advice's own level first."""
+        from .hub import picks
+
+        sizes = {row.level: row.n_bytes for row in advice.candidates} if advice else {}
+        level = advice.level if advice else None
+        return picks(found, walk.estimator.model, walk.machine, walk.setup, self.corrections, level, sizes)
 
     def look_at_machine(self, output: Path, measure: bool = False) -> tuple[Hardware, Bandwidth]:
         """What this machine is. The memory bandwidth is measured the first time, and again if `measure` is set.
@@ -297,16 +318,48 @@ def user_path(text: str) -> Path:
 
 def model_path(name: str) -> Path:
     """The file that a user means: a path, or the word `sample`, the built-in model. ModelNotFound if there is none."""
+    if not name.strip():
+        raise BadArgument("The name of the model is empty; name a file, OWNER/NAME on the Hub, or sample.")
     path = user_path(name)
     if name == SAMPLE_WORD and not path.exists():
         from .sample import SAMPLE
 
         return SAMPLE.model
-    if not os.path.lexists(path):
-        raise ModelNotFound(
-            f"There is no file {printable(name)}; check the name, or use the word sample for the built-in model."
-        )
+    if not _is_here(path):
+        from .model.wording import shown
+
+        raise ModelNotFound(f"There is no file {shown(name)}; {_hint(name)}.")
     return path.absolute()
+
+
+def _is_here(path: Path) -> bool:
+    try:
+        return os.path.lexists(path)
+    except ValueError:  # a name that no file can have
+        return False
+
+
+def _hint(name: str) -> str:
+    """What somebody who wrote this name may have meant."""
+    from .hub import parse_reference
+
+    if reference := parse_reference(name):
+        return f"if it is on the Hub, quantdeck hub download hf://{printable(str(reference))} fetches it"
+    if "://" in name or name.lower().startswith(("hf.co/", "huggingface.co/")):
+        return "addresses on the Hub are https://huggingface.co/OWNER/NAME, for a file with /blob/main/FILE"
+    if "/" in name.strip("/.~"):
+        return "check the name (on the Hub it is OWNER/NAME or OWNER/NAME/FILE)"
+    return "check the name, or use the word sample for the built-in model"
+
+
+def hub_reference(name: str) -> Reference | None:
+    """What a user's name for a model means on the Hub; None if it means something here, or nothing there."""
+    from .hub import parse_reference
+
+    reference = parse_reference(name)
+    if reference is None or name == SAMPLE_WORD or _is_here(Path(user_path(name).parts[0])):
+        return None
+    return reference
 
 
 def find_model(name: str, pre: str | None = None) -> Model:
@@ -315,11 +368,10 @@ def find_model(name: str, pre: str | None = None) -> Model:
     `pre` names the pre-tokenizer of a checkpoint, as for `read_model`. ModelNotFound if there is no such model,
     AuthenticationNeeded and HubError as the Hub answers.
     """
-    from .hub import parse_reference
     from .model import read_model
 
-    reference = parse_reference(name)
-    if reference is None or name == SAMPLE_WORD or os.path.lexists(user_path(name).parts[0]):
+    reference = hub_reference(name)
+    if reference is None:
         return read_model(model_path(name), pre)
     from .hub import Hub, read_remote
 

@@ -134,6 +134,33 @@ def test_exit_codes(server: HubServer, quantdeck: Quantdeck, environ: dict[str, 
     quantdeck("inspect", "folder/missing.gguf").fails_in_one_sentence(3)
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("evil/../../x", "OWNER/NAME"),
+        ("owner/name/../file", "OWNER/NAME"),
+        ("owner/\x1b[31mname", "OWNER/NAME"),
+        ("o" * 3000 + "/n", "OWNER/NAME"),
+        ("https://huggingface.co/datasets/owner/name", "https://huggingface.co/OWNER/NAME"),
+        ("hf.co/owner", "https://huggingface.co/OWNER/NAME"),
+        ("gpt2", "sample"),
+    ],
+)
+def test_names_that_mean_nothing(server: HubServer, quantdeck: Quantdeck, name: str, hint: str) -> None:
+    line = quantdeck("inspect", name).fails_in_one_sentence(3)
+    assert hint in line and "\x1b" not in line and len(line) < 300
+    assert not server.requests
+
+
+def test_an_address_is_a_name(server: HubServer, quantdeck: Quantdeck) -> None:
+    address = f"https://huggingface.co/{NAME}"
+    assert quantdeck("inspect", f"{address}/blob/main/Small-4M-Q8_0.gguf", "--json").document["quantized"]
+    files = quantdeck("hub", "files", f"{address}/tree/main", "--json").document
+    assert files["recommended"] == "Small-4M-Q8_0.gguf"
+    quantdeck("inspect", "  ").fails_in_one_sentence(2)
+    assert f"quantdeck hub download hf://{NAME}" in quantdeck("chat", NAME).fails_in_one_sentence(3)
+
+
 def test_a_proxy_is_used(server: HubServer, quantdeck: Quantdeck, environ: dict[str, str]) -> None:
     environ |= {"HTTP_PROXY": server.endpoint, "HF_ENDPOINT": "http://hub.example", "NO_PROXY": ""}
     document = quantdeck("hub", "search", "small", "--json").document

@@ -53,7 +53,8 @@ def run_files(arguments: argparse.Namespace) -> int:
     """What a repository offers, and what of it fits here."""
     terminal = Terminal(arguments.json)
     session, hub = open_session(os.environ), Hub()
-    shop = session.shop(hub, hub.repository(_reference(arguments.repository).repository), arguments.context)
+    reference = _reference(arguments.repository)
+    shop = session.shop(hub, hub.repository(reference.repository, reference.revision), arguments.context)
     say_shop(shop, terminal)
     terminal.document(shop_document(shop))
     return 0

@@ -352,7 +352,9 @@ def explain(error: HfHubHTTPError, about: str) -> QuantdeckError:
                 f"There is no public repository {repository}: check the name; if it is private, run hf auth login."
             )
         return ModelNotFound(f"There is no repository {repository} on the Hub that you may see; check the name.")
-    if isinstance(error, RevisionNotFoundError | EntryNotFoundError) or status == 404:
+    if isinstance(error, RevisionNotFoundError):
+        return ModelNotFound(f"{repository} has no such branch, tag or commit; leave it out for the latest files.")
+    if isinstance(error, EntryNotFoundError) or status == 404:
         return ModelNotFound(f"There is no {what} on the Hub; quantdeck hub files {repository} lists what is there.")
     if status == 429:
         wait = _retry_after(error.response.headers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from ..errors import ValidationFailed
 from ..model.wording import shown
@@ -14,8 +15,10 @@ LONGEST_NAME = 230
 
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"{_PART}/{_PART}")
-_ADDRESS = re.compile(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://(?:models/)?)")
-_IN_ADDRESS = re.compile(r"(?:resolve|blob|tree)/(?P<revision>[^/]+)(?:/|$)")
+_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://(?:models/)?", re.IGNORECASE)
+_IN_ADDRESS = re.compile(r"(?P<page>resolve|blob|raw|tree)/(?P<revision>[^/]+)(?:/(?P<file>.*))?")
+_OTHER_PAGES = frozenset({"discussions", "commit", "commits", "settings", "edit", "blame"})
+_NO_OWNERS = frozenset({"datasets", "spaces", "models", "docs", "collections", "papers", "api", "blog"})
 _FILE_ENDINGS = (".gguf", ".safetensors")
 _LONGEST_REFERENCE = 1024
 
@@ -33,24 +36,41 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference | None:
-    """OWNER/NAME, OWNER/NAME/FILE or an address on the Hub as a Reference; None for anything else, such as a path.
+    """OWNER/NAME, OWNER/NAME/FILE or the address of a page on the Hub as a Reference; None for anything else.
 
     Two parts of which the second is named like a model's file are a path: folder/model.gguf.
     """
     text = text.strip()
+    if len(text) > _LONGEST_REFERENCE:
+        return None
     address = _ADDRESS.match(text)
-    rest = (text[address.end() :] if address else text).split("?")[0].rstrip("/")
+    rest = re.split(r"[?#]" if address else r"\?", text[address.end() :] if address else text)[0].rstrip("/")
     owner, _, rest = rest.partition("/")
     name, _, file = rest.partition("/")
-    repository = f"{owner}/{name}"
-    if len(text) > _LONGEST_REFERENCE or not is_repository(repository) or "\0" in file:
+    repository, revision = f"{owner}/{name}", ""
+    if not is_repository(repository) or (address and owner in _NO_OWNERS):
         return None
-    if not address and not file and name.lower().endswith(_FILE_ENDINGS):
+    if address:
+        file, revision = _in_address(file)
+    elif not file and name.lower().endswith(_FILE_ENDINGS):
         return None
-    marked = _IN_ADDRESS.match(file) if address else None
+    if file and not _is_plain(file):
+        return None
+    return Reference(repository, file, revision)
+
+
+def _in_address(rest: str) -> tuple[str, str]:
+    """File and revision of what follows the repository in an address; a folder's page is the repository's."""
+    marked = _IN_ADDRESS.fullmatch(rest)
     if marked:
-        return Reference(repository, file[marked.end() :], marked["revision"])
-    return Reference(repository, file)
+        file = "" if marked["page"] == "tree" else unquote(marked["file"] or "")
+        return file, unquote(marked["revision"])
+    return ("" if rest.partition("/")[0] in _OTHER_PAGES else unquote(rest)), ""
+
+
+def _is_plain(path: str) -> bool:
+    """Without detours and control characters."""
+    return path.isprintable() and not any(part in ("", ".", "..") for part in path.split("/"))
 
 
 def is_repository(name: str) -> bool:
