@@ -217,6 +217,77 @@ def test_a_rotary_base_of_its_own_is_kept(family: str, tmp_path: Path):
     assert read_model(folder).get(key) == 50000.0
 
 
+def _rope(**changes: Any) -> Harm:
+    def harm(folder: Path) -> None:
+        rope = json.loads((folder / "config.json").read_text()).get("rope_parameters", {})
+        change_json(folder / "config.json", rope_parameters=rope | changes)
+
+    return harm
+
+
+ROTATING = ["command-r", "falcon", "gemma", "gemma2", "gptneox", "granite", "llama2", "olmo2", "qwen2", "stablelm"]
+
+
+@pytest.mark.parametrize("family", ROTATING)
+def test_scaled_rotary_positions_are_kept(family: str, tmp_path: Path):
+    """llama.cpp reads them for every architecture, and its converter leaves them out for some."""
+    folder = build(family, tmp_path / "model")
+    unscaled = read_model(folder)
+    assert unscaled.get("{arch}.rope.scaling.type") == ("none" if family == "command-r" else None)
+    _rope(rope_type="linear", factor=4.0)(folder)
+    model = read_model(folder)
+    assert (model.get("{arch}.rope.scaling.type"), model.get("{arch}.rope.scaling.factor")) == ("linear", 4.0)
+    _rope(rope_type="yarn", original_max_position_embeddings=32)(folder)
+    model = read_model(folder)
+    assert model.get("{arch}.rope.scaling.type") == "yarn"
+    assert model.get("{arch}.rope.scaling.original_context_length") == 32
+    assert model.get("{arch}.rope.scaling.attn_factor") is None
+    _rope(attention_factor=1.5)(folder)
+    # llama.cpp multiplies by 0.1 ln(4) + 1 = 1.13863 by itself.
+    assert read_model(folder).get("{arch}.rope.scaling.attn_factor") == pytest.approx(1.5 / 1.1386294)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "smollm3", "gemma", "gptneox", "falcon", "phi3", "deepseek2"])
+@pytest.mark.parametrize("kind", ["llama3", "longrope", "dynamic", "proportional"])
+def test_rotary_positions_that_would_be_lost_are_refused(family: str, kind: str, tmp_path: Path):
+    folder = build(family, tmp_path / "model")
+    _rope(rope_type=kind, factor=4.0, original_max_position_embeddings=32)(folder)
+    sentence = "long_factor must be a list" if (family, kind) == ("phi3", "longrope") else f"of the kind {kind}, which"
+    with pytest.raises(ValidationFailed, match=sentence) as caught:
+        read_model(folder)
+    _one_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize(("name", "value"), [("beta_fast", 16.0), ("beta_slow", 2), ("truncate", False)])
+def test_yarn_that_llama_cpp_computes_otherwise_is_refused(name: str, value: object, tmp_path: Path):
+    folder = build("qwen2", tmp_path / "model")
+    _rope(rope_type="yarn", factor=4.0, beta_fast=32, beta_slow=1.0)(folder)
+    assert read_model(folder).get("qwen2.rope.scaling.factor") == 4.0
+    _rope(**{name: value})(folder)
+    with pytest.raises(ValidationFailed, match=f"YaRN with {name} {value}, and llama.cpp always computes with") as e:
+        read_model(folder)
+    _one_sentence(str(e.value))
+
+
+UNKNOWN = {
+    "model.layers.1.mlp.gate_proj.bias": "would compute without this bias, so check",
+    "model.layers.0.self_attn.q_norm.weight": "would compute without this weight, so check",
+    "model.layers.7.mlp.gate_proj.weight": "names 2 layers: get the config.json that belongs to these weights",
+    "base_model.model.layers.0.self_attn.q_proj.lora_A.weight": "merge the adapter into the model first",
+    "model.layers.0.mlp.up_proj.weight_scale_inv": "which is a quantization's: get the original checkpoint",
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_tensor_too_many_is_named_with_what_to_do(name: str, tmp_path: Path):
+    folder = build("qwen2", tmp_path / "model")
+    shapes = json.loads((FIXTURES / "qwen2" / "weights.json").read_text())["shapes"]
+    write_safetensors(folder / "model.safetensors", draw_weights(shapes | {name: [8]}, 1), "BF16")
+    with pytest.raises(ValidationFailed, match=f"holds tensor {re.escape(name)}, .*{UNKNOWN[name]}") as caught:
+        read_model(folder)
+    _one_sentence(str(caught.value))
+
+
 SHARD = "model-00002-of-00003.safetensors"
 
 

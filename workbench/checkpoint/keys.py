@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,10 @@ SCALED = ("linear", "yarn")
 """Kinds that llama.cpp reads from the metadata, for every architecture that rotates."""
 
 
+_YARN_ALWAYS = {"beta_fast": 32, "beta_slow": 1, "extrapolation_factor": 1, "truncate": True}
+"""What llama.cpp does not read, though its converter writes some of it, and what it takes instead."""
+
+
 def check_rope(config: Config, kinds: Collection[str]) -> None:
     """Refuse rotary positions of a kind that the converted model would lose; `kinds` are those that it keeps."""
     for rope, allowed in ((config.rope, kinds), (config.rope_swa, ())):
@@ -93,6 +98,12 @@ def check_rope(config: Config, kinds: Collection[str]) -> None:
             )
     if config.rope_type in SCALED and not config.rope_real("factor") > 0:
         raise config.bad("factor", "more than 0", config.rope.get("factor"))
+    for name, always in _YARN_ALWAYS.items():
+        if config.rope_type == "yarn" and config.rope.get(name, always) not in (always, None):
+            raise ValidationFailed(
+                f"{shown(config.path)} asks for YaRN with {name} {shown(str(config.rope[name]))}, and llama.cpp always"
+                f" computes with {always} for this architecture."
+            )
 
 
 def _scaling_type(config: Config) -> str | None:
@@ -109,7 +120,29 @@ def _scaled(name: str, field: str, kind: str = "float32", only: tuple[str, ...] 
     return Key(name, kind, read)
 
 
-ROPE_SCALING = (
+def _magnitude(config: Config) -> float | None:
+    """How much larger rotated values are than llama.cpp makes them by itself under YaRN, where config.json says so.
+
+    llama.cpp takes 0.1 ln(factor) + 1 and does not look at yarn_attn_factor; formula of the rest:
+    `_compute_yarn_parameters` of transformers (modeling_rope_utils).
+    """
+    if config.rope_type != "yarn":
+        return None
+    factor = config.rope_real("factor")
+
+    def scale(name: str | None = None) -> float:
+        return 1.0 if factor <= 1 else 0.1 * (config.rope_real(name) if name else 1.0) * math.log(factor) + 1.0
+
+    if config.rope.get("attention_factor") is not None:
+        wanted = config.rope_real("attention_factor")
+    elif config.rope.get("mscale") and config.rope.get("mscale_all_dim"):
+        wanted = scale("mscale") / scale("mscale_all_dim")
+    else:
+        return None
+    return wanted / scale() if abs(wanted - scale()) > 1e-6 else None
+
+
+OWN_ROPE_SCALING = (
     Key("rope.scaling.type", "string", _scaling_type),
     _scaled("rope.scaling.factor", "factor", only=("linear", "yarn")),
     _scaled("rope.scaling.original_context_length", "original_max_position_embeddings", "uint32"),
@@ -118,6 +151,9 @@ ROPE_SCALING = (
     _scaled("rope.scaling.yarn_beta_fast", "beta_fast"),
     _scaled("rope.scaling.yarn_beta_slow", "beta_slow"),
 )
+"""For families that scale the magnitude in their own way."""
+
+ROPE_SCALING = (*OWN_ROPE_SCALING, ratio("rope.scaling.attn_factor", _magnitude))
 
 ROPE_SCALING_OR_NONE = (
     Key("rope.scaling.type", "string", lambda config: _scaling_type(config) or "none"),

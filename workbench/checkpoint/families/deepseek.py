@@ -17,8 +17,8 @@ from ..keys import (
     FEED_FORWARD,
     FREQ_BASE,
     HEADS,
+    OWN_ROPE_SCALING,
     RMS_EPS,
-    ROPE_SCALING,
     VOCAB_SIZE,
     Key,
     count,
@@ -160,7 +160,7 @@ DEEPSEEK2 = Family(
         HEADS,
         # All heads share the narrow vector: one key-value head as wide as it and its rotated part.
         number("attention.head_count_kv", lambda c: 1),
-        *ROPE_SCALING,
+        *OWN_ROPE_SCALING,
         FREQ_BASE,
         RMS_EPS,
         *EXPERTS,
