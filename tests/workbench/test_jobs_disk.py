@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,16 @@ def remount(place, how):
         time.sleep(0.05)
     raise AssertionError("cannot remount")
 
-whole = Bench(folder).run(source, "Q8_0", "whole.gguf")
+def until_full(bench, job):
+    paused = bench.until(job, lambda s: s.status == "paused")
+    assert "is full" in paused.message and "make room" in paused.message, paused.message
+
+def ends_whole(bench, job):
+    end = bench.end(job)
+    assert end.status == "done" and end.sha256 == whole.sha256, end.message
+
+bench = Bench(folder)
+whole = bench.run(source, "Q8_0", "whole.gguf")
 assert whole.status == "done", whole.message
 """
 
@@ -72,49 +82,50 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_plain_model(tmp_path_factory.mktemp("source") / "disk.gguf", SHAPES, "BF16")
 
 
-def _in_namespace(script: str, source: Path, folder: Path) -> None:
-    done = subprocess.run(
-        ["unshare", "-rm", sys.executable, "-c", PREAMBLE + textwrap.dedent(script), str(source), str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=dict(os.environ) | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )
-    for process in Bench(folder).processes():
-        process.kill()
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.fixture
+def in_namespace(source: Path, tmp_path: Path) -> Callable[[str], None]:
+    """Run a script after PREAMBLE where it may mount what it likes; nothing of it is left behind."""
+
+    def run(script: str) -> None:
+        program = [sys.executable, "-c", PREAMBLE + textwrap.dedent(script), str(source), str(tmp_path)]
+        done = subprocess.run(
+            ["unshare", "-rm", *program],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            env=dict(os.environ) | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+        for process in Bench(tmp_path).processes():
+            process.kill()
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run
 
 
 @needs_mounts
-def test_disk_that_is_full_when_the_job_begins(source: Path, tmp_path: Path):
+def test_disk_that_is_full_when_the_job_begins(in_namespace: Callable[[str], None]):
     """Room for the output is gone between submit and start: the job pauses with a sentence, and goes on by itself."""
-    _in_namespace(
+    in_namespace(
         """
         place = mount(40_000, "small")
-        bench = Bench(folder)
         job = bench.submit(source, "Q8_0", "small/out.gguf")
         fill(place, 1000)
         jobs.start(bench.store, job)
-        paused = bench.until(job, lambda s: s.status == "paused")
-        assert "is full" in paused.message and "make room" in paused.message, paused.message
+        until_full(bench, job)
         assert not (place / "out.gguf").exists()
         (place / "ballast").unlink()
-        end = bench.end(job)
-        assert end.status == "done" and end.sha256 == whole.sha256, end.message
-        """,
-        source,
-        tmp_path,
+        ends_whole(bench, job)
+        """
     )
 
 
 @needs_mounts
-def test_disk_that_fills_up_in_the_middle(source: Path, tmp_path: Path):
+def test_disk_that_fills_up_in_the_middle(in_namespace: Callable[[str], None]):
     """The partial file was made sparse by an earlier run and cannot be filled: what is done is kept, resume goes on."""
-    _in_namespace(
+    in_namespace(
         """
         place = mount(40_000, "small")
-        bench = Bench(folder)
         job = bench.submit(source, "Q8_0", "small/out.gguf", range_weights=1 << 14, workers=1)
         jobs.start(bench.store, job)
         bench.until(job, lambda s: s.fraction > 0.3)
@@ -128,43 +139,90 @@ def test_disk_that_fills_up_in_the_middle(source: Path, tmp_path: Path):
         subprocess.run(["fallocate", "-p", "-o", hole, "-l", str(size), str(partial)], check=True)
         fill(place, 50)
         jobs.resume(bench.store, job)
-        paused = bench.until(job, lambda s: s.status == "paused")
-        assert "is full" in paused.message
+        until_full(bench, job)
         assert bench.store.snapshot(job).weights_done >= done
         (place / "ballast").unlink()
         jobs.resume(bench.store, job)
-        end = bench.end(job)
-        assert end.status == "done" and end.sha256 == whole.sha256, end.message
-        """,
-        source,
-        tmp_path,
+        ends_whole(bench, job)
+        """
     )
 
 
 @needs_mounts
-def test_cancel_while_paused_for_a_full_disk(source: Path, tmp_path: Path):
-    _in_namespace(
+def test_cancel_while_paused_for_a_full_disk(in_namespace: Callable[[str], None]):
+    in_namespace(
         """
         place = mount(40_000, "small")
-        bench = Bench(folder)
         job = bench.submit(source, "Q8_0", "small/out.gguf")
         fill(place, 1000)
         jobs.start(bench.store, job)
-        bench.until(job, lambda s: s.status == "paused")
+        until_full(bench, job)
         jobs.cancel(bench.store, job)
         assert bench.store.snapshot(job).status == "cancelled"
         assert [p.name for p in place.iterdir()] == ["ballast"]
         assert bench.quiet()
-        """,
-        source,
-        tmp_path,
+        """
     )
 
 
 @needs_mounts
-def test_store_that_fills_up_while_the_job_runs(source: Path, tmp_path: Path):
+def test_commands_stay_while_the_disk_is_full(in_namespace: Callable[[str], None]):
+    """`quantize` and `jobs watch` say the sentence once and see the job's end; Ctrl+C leaves it running."""
+    in_namespace(
+        """
+        import json, signal
+        from support.command import COMMAND
+        place = mount(40_000, "small")
+        home = folder / "home"
+        home.mkdir()
+        (home / "jobs").symlink_to(bench.store.root)
+
+        def begin(name, *words):
+            output, errors = (open(folder / f"{name}.{kind}", "w") for kind in ("out", "err"))
+            environ = dict(os.environ) | {"QUANTDECK_HOME": str(home)}
+            return subprocess.Popen([*COMMAND, *words], stdout=output, stderr=errors, env=environ)
+
+        def said(name):
+            return (folder / f"{name}.err").read_text()
+
+        def soon(true):
+            until = time.monotonic() + 30
+            while not true():
+                assert time.monotonic() < until
+                time.sleep(0.05)
+
+        first = bench.submit(source, "Q4_K", "first.gguf", range_weights=1 << 12, workers=1)
+        jobs.start(bench.store, first)
+        bench.until(first, lambda s: s.fraction > 0)
+        kill(bench.supervisor(first), signal.SIGSTOP)  # the next job waits for it
+        before = set(bench.store.ids())
+        words = ["sample", "gguf", "-q", "Q8_0", "-o", str(place / "out.gguf"), "--json"]
+        quantize = begin("quantize", "quantize", *words)
+        soon(lambda: set(bench.store.ids()) - before)
+        job = (set(bench.store.ids()) - before).pop()
+        bench.until(job, lambda s: first in s.message)
+        fill(place, 1000)
+        watchers = {name: begin(name, "jobs", "watch", job, "--json") for name in ("watch", "left")}
+        kill(bench.supervisor(first))
+        until_full(bench, job)
+        soon(lambda: all("is full" in said(name) for name in ("quantize", "watch", "left")))
+        watchers["left"].send_signal(signal.SIGINT)
+        assert watchers["left"].wait(10) == 130 and "the job goes on" in said("left"), said("left")
+        time.sleep(2.5)
+        assert quantize.poll() is None and watchers["watch"].poll() is None
+        (place / "ballast").unlink()
+        for name, process in {"quantize": quantize, "watch": watchers["watch"]}.items():
+            assert process.wait(60) == 0, said(name)
+            assert said(name).count("is full") == 1, said(name)
+            assert json.loads((folder / f"{name}.out").read_text())["status"] == "done"
+        """
+    )
+
+
+@needs_mounts
+def test_store_that_fills_up_while_the_job_runs(in_namespace: Callable[[str], None]):
     """The journal takes nothing more: no range is handed out until it does, and none is lost or done twice."""
-    _in_namespace(
+    in_namespace(
         """
         from quantdeck.workbench.jobs.journal import RangeDone
         place = mount(4_000, "storage")
@@ -178,19 +236,16 @@ def test_store_that_fills_up_while_the_job_runs(source: Path, tmp_path: Path):
         time.sleep(0.5)
         assert bench.store.snapshot(job).weights_done == stuck.weights_done < stuck.plan.n_weights
         (place / "ballast").unlink()
-        end = bench.end(job)
-        assert end.status == "done" and end.sha256 == whole.sha256, end.message
+        ends_whole(bench, job)
         done = [(e.tensor, e.first) for e in bench.events(job) if isinstance(e, RangeDone)]
         assert len(done) == len(set(done))
-        """,
-        source,
-        tmp_path,
+        """
     )
 
 
 @needs_mounts
-def test_store_that_is_full_or_read_only_refuses_in_words(source: Path, tmp_path: Path):
-    _in_namespace(
+def test_store_that_is_full_or_read_only_refuses_in_words(in_namespace: Callable[[str], None]):
+    in_namespace(
         """
         place = mount(200, "storage")
         bench = Bench(place)
@@ -216,18 +271,15 @@ def test_store_that_is_full_or_read_only_refuses_in_words(source: Path, tmp_path
         refused(lambda: bench.store.remove(done.id), "Read-only", "cannot be written")
         statuses = {s.id: s.status for s in bench.store.list()}
         assert statuses == {waiting: "queued", done.id: "done"}, statuses
-        """,
-        source,
-        tmp_path,
+        """
     )
 
 
 @needs_mounts
-def test_output_file_system_that_turns_read_only(source: Path, tmp_path: Path):
-    _in_namespace(
+def test_output_file_system_that_turns_read_only(in_namespace: Callable[[str], None]):
+    in_namespace(
         """
         place = mount(60_000, "small")
-        bench = Bench(folder)
         job = bench.submit(source, "Q8_0", "small/out.gguf")
         remount(place, "ro")
         jobs.start(bench.store, job)
@@ -236,10 +288,8 @@ def test_output_file_system_that_turns_read_only(source: Path, tmp_path: Path):
         assert "Read-only" in end.message or "may not write" in end.message, end.message
         remount(place, "rw")
         jobs.resume(bench.store, job)
-        assert bench.end(job).sha256 == whole.sha256
-        """,
-        source,
-        tmp_path,
+        ends_whole(bench, job)
+        """
     )
 
 
@@ -252,9 +302,8 @@ jobs.start(jobs.JobStore(Path(sys.argv[1])), sys.argv[2])
 """
 
 
-def test_file_size_limit_fails_in_words_and_resume_goes_on(source: Path, tmp_path: Path):
+def test_file_size_limit_fails_in_words_and_resume_goes_on(bench: Bench, source: Path):
     """No mount needed: the system refuses files above 2 MB to the supervisor."""
-    bench = Bench(tmp_path)
     whole = bench.run(source, "Q8_0", "whole.gguf")
     job = bench.submit(source, "Q8_0")
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY

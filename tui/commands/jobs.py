@@ -62,6 +62,8 @@ class Watched:
                 self._terminal.log(one_line(f"  {name}  {kind}  {before} → {after}  {error}"))
         if state != self._state:
             self._state = state
+            if job.waits_for_space:  # said by `follow`
+                return
             self._terminal.log(f"{job.spec.level}  {progress_words(job)}")
 
 

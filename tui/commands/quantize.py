@@ -81,12 +81,17 @@ def say_plan(proposal: Proposal, terminal: Terminal) -> None:
 def follow(
     store: JobStore, job_id: str, terminal: Terminal, tell: Callable[[JobSnapshot], None] | None = None
 ) -> JobSnapshot:
-    """Show a job until it ends or halts, each look also to `tell`; Ctrl+C leaves it running and says so."""
-    snapshot = store.snapshot(job_id)
+    """Show a job until it ends or is paused by hand, each look also to `tell`; Ctrl+C leaves it running and says so."""
+    snapshot, warned = store.snapshot(job_id), ""
     try:
         for snapshot in store.follow(job_id):
             if tell:
                 tell(snapshot)
+            if snapshot.waits_for_space:
+                if warned != snapshot.message:
+                    terminal.warn(warned := snapshot.message)
+                continue
+            warned = ""
             terminal.progress(f"{snapshot.spec.level}  {progress_words(snapshot)}")
             if snapshot.status == "paused":
                 break

@@ -156,6 +156,11 @@ class JobSnapshot:
         """True if nothing will happen to the job any more unless somebody asks."""
         return self.status in ENDED or self.status == "interrupted"
 
+    @property
+    def waits_for_space(self) -> bool:
+        """True if the disk is full: the job goes on by itself when there is room, and `message` says how much."""
+        return self.status == "paused" and bool(self.message)
+
     @cached_property
     def errors(self) -> ErrorSums:
         """The sampled errors of all quantized tensors together."""
