@@ -29,11 +29,12 @@ class Report:
 
 @dataclass(frozen=True)
 class Death:
-    """A worker ended unasked; `task` is what it had in hand, None if it had nothing or never got ready."""
+    """A worker ended unasked; `task` is what it had in hand. `came_up` says whether it was ever ready for one."""
 
     worker: int
     task: Range | None
     reason: str
+    came_up: bool
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,15 @@ class _Process:
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
         os.set_blocking(self.stdout.fileno(), False)
 
-    def send(self, task: Range) -> None:
+    def send(self, task: Range) -> bool:
+        """False if it is dead, which is noticed where its reports are read; the task cannot be what ended it."""
+        line = json.dumps({"tensor": task.tensor, "first": task.first, "count": task.count}).encode() + b"\n"
+        try:
+            self.stdin.write(line)
+        except BrokenPipeError:
+            return False
         self.task = task
-        with contextlib.suppress(BrokenPipeError):  # its death is noticed where its reports are read
-            self.stdin.write(
-                json.dumps({"tensor": task.tensor, "first": task.first, "count": task.count}).encode() + b"\n"
-            )
+        return True
 
     def lines(self) -> tuple[list[bytes], bool]:
         """Whole lines that have arrived, and True if no more will come."""
@@ -177,9 +181,9 @@ class Pool:
             if process.ready and process.task is None and not process.leaving:
                 yield number
 
-    def give(self, worker: int, task: Range) -> None:
-        """Hand a task to an idle worker."""
-        self._processes[worker].send(task)
+    def give(self, worker: int, task: Range) -> bool:
+        """Hand a task to an idle worker; False if it has just died."""
+        return self._processes[worker].send(task)
 
     def wait(self, seconds: float) -> Iterator[Report | Death | Farewell]:
         """What happens to the workers, as soon as there are any or the time is over."""
@@ -190,10 +194,9 @@ class Pool:
                 yield from self._line(process, line)
             if ended:
                 asked = process.leaving and process.task is None
-                end = Farewell(process.number) if asked else Death(process.number, process.task, process.reason())
-                process.process.wait()
+                reason = process.reason()
                 self._drop(process)
-                yield end
+                yield Farewell(process.number) if asked else Death(process.number, process.task, reason, process.ready)
 
     def _line(self, process: _Process, line: bytes) -> Iterator[Report]:
         if not process.ready:

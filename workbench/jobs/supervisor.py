@@ -558,8 +558,10 @@ class _Round:
             if not self.todo:
                 self.nothing_in_hand(worker)
                 continue
-            task = self.todo.popleft()
-            self.pool.give(worker, task)
+            task = self.todo[0]
+            if not self.pool.give(worker, task):
+                continue
+            self.todo.popleft()
             if self.tensor_of.get(worker) != task.tensor:
                 self.tensor_of[worker] = task.tensor
                 self.job.record(events.Working(worker=worker, tensor=task.tensor))
@@ -607,7 +609,7 @@ class _Round:
         text = f"Worker {death.worker} {death.reason}."
         self.job.record(events.WorkerDied(worker=death.worker, reason=text))
         if death.task is None:
-            self.deaths_at_start += 1
+            self.deaths_at_start += not death.came_up
             if self.deaths_at_start >= DEATHS_AT_START:
                 raise QuantdeckError(f"Workers do not come up: {death.reason}.")
             return
