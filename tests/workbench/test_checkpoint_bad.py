@@ -206,6 +206,126 @@ def test_what_llama_cpp_cannot_run_is_refused(case: str, tmp_path: Path):
     _one_sentence(str(caught.value))
 
 
+def _settings(**changes: Any) -> Harm:
+    return lambda folder: change_json(folder / "tokenizer_config.json", **changes)
+
+
+def _ids(**changes: Any) -> Harm:
+    def harm(folder: Path) -> None:
+        change_json(folder / "config.json", **changes)
+        change_json(folder / "generation_config.json", **changes)
+
+    return harm
+
+
+def _tokenizer_with(change: Callable[[dict[str, Any]], Any]) -> Harm:
+    def harm(folder: Path) -> None:
+        tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+        change(tokenizer)
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+
+    return harm
+
+
+def _swapped(*names: str, family: str) -> Harm:
+    """These files of another family's checkpoint; the model is told to have as many tokens as they need."""
+
+    def harm(folder: Path) -> None:
+        other = build(family, folder / "other")
+        for name in names:
+            (folder / name).write_bytes((other / name).read_bytes())
+
+    return harm
+
+
+def _renumbered(tokenizer: dict[str, Any]) -> None:
+    """The same words under other numbers, as in a vocabulary of the same size that was trained on another text."""
+    vocabulary = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {text: len(vocabulary) - 1 - i for text, i in vocabulary.items()}
+    for token in tokenizer["added_tokens"]:
+        token["id"] = tokenizer["model"]["vocab"].get(token["content"], token["id"])
+
+
+FOREIGN: dict[str, tuple[str, Harm, str]] = {
+    "no such end": (
+        "qwen2",
+        _settings(eos_token="<|eot_id|>"),
+        r"ends texts with <\|eot_id\|> \(eos_token\), and",
+    ),
+    "no such beginning": (
+        "llama2",
+        _settings(bos_token={"content": "<bos>"}),
+        r"begins texts with <bos> \(bos_token\)",
+    ),
+    "an end that is a word": (
+        "qwen2",
+        _ids(eos_token_id=300),
+        r"ends texts with token 300 \(eos_token_id\), which is '.*' here, and the tokenizer with 2, <\|im_end\|>",
+    ),
+    "several ends that are words": ("qwen2", _ids(eos_token_id=[300, 301]), "ends texts with token 300"),
+    "a beginning that is unknown": ("llama2", _ids(bos_token_id=0), r"begins texts with token 0 .* '<unk>' here"),
+    "crossed": ("gemma", _config(bos_token_id=1, eos_token_id=2), "begins texts with token 1 and ends them with 2"),
+    "gemma's in a llama": (
+        "llama2",
+        _swapped("tokenizer.json", "tokenizer.model", "tokenizer_config.json", family="gemma"),
+        "begins texts with token 1 and ends them with 2",
+    ),
+    "one of two files": ("llama2", _swapped("tokenizer.json", family="gemma2"), "are of two models: they agree on"),
+    "the other of two files": ("llama2", _swapped("tokenizer.model", family="gemma"), "are of two models"),
+    "other numbers": (
+        "llama3",
+        _tokenizer_with(_renumbered),
+        "begins texts with token 0",
+    ),
+    "foreign settings": (
+        "qwen2",
+        _settings(added_tokens_decoder={"151645": {"content": "<|im_end|>", "special": True}}),
+        r"gives the token <\|im_end\|> the number 151645, and the vocabulary 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_tokenizer_that_does_not_belong_is_refused(case: str, tmp_path: Path):
+    family, inflict, sentence = FOREIGN[case]
+    folder = build(family, tmp_path / "model")
+    inflict(folder)
+    with pytest.raises(ValidationFailed, match=sentence) as caught:
+        read_model(folder)
+    _one_sentence(str(caught.value))
+
+
+USUAL: dict[str, tuple[str, Harm]] = {
+    "ids of another size": ("qwen2", _config(eos_token_id=151645, bos_token_id=151643, pad_token_id=151643)),
+    "ids left at the class's": ("llama3", _config(eos_token_id=2, bos_token_id=1)),
+    "GPT-2's": ("gpt2", _config(eos_token_id=50256, bos_token_id=50256)),
+    "an end that fine-tuning chose": ("qwen2", _config(eos_token_id=0)),
+    "several ends": ("llama3", _config(eos_token_id=[300, 3])),
+    "one more end to generate with": (
+        "qwen2",
+        lambda folder: change_json(folder / "generation_config.json", eos_token_id=[2, 0, 300]),
+    ),
+    "no beginning": ("qwen2", _settings(bos_token=None)),
+    "no settings at all": ("qwen2", lambda folder: (folder / "tokenizer_config.json").unlink()),
+    "empty strings": ("llama2", _settings(bos_token="", eos_token="", unk_token="")),
+    "a padding token that is nowhere": ("llama2", _settings(pad_token="[PAD]")),
+    "an end that only the settings list": (
+        "qwen2",
+        _settings(eos_token="<|end|>", added_tokens_decoder={"440": {"content": "<|end|>", "special": True}}),
+    ),
+    "ids of none": ("qwen2", _config(eos_token_id=-1, bos_token_id=None, pad_token_id=-1)),
+    "broken defaults": ("qwen2", lambda folder: (folder / "generation_config.json").write_text("{")),
+}
+
+
+@pytest.mark.parametrize("case", USUAL)
+def test_small_disagreements_of_published_models_are_not_refused(case: str, tmp_path: Path):
+    family, inflict = USUAL[case]
+    folder = build(family, tmp_path / "model")
+    inflict(folder)
+    assert read_model(folder).get("tokenizer.ggml.tokens")
+
+
 @pytest.mark.parametrize("family", ["gemma", "gemma2", "gptneox", "falcon", "stablelm"])
 def test_a_rotary_base_of_its_own_is_kept(family: str, tmp_path: Path):
     """llama.cpp's converter leaves it out for these families, and llama.cpp reads it."""

@@ -11,6 +11,7 @@ from ..errors import BadArgument, ValidationFailed
 from ..model.gguf_format import STORED
 from ..model.model import Model, Tensor, Value
 from ..model.wording import shown
+from .belonging import check_belongs
 from .config import Config
 from .families import FAMILIES
 from .family import Family, lay_out
@@ -52,6 +53,7 @@ def read_checkpoint(path: Path, pre: str | None = None, matrices: str | None = N
     views = lay_out(family, config, folder.tensors)
     kind = matrices or natural_type(folder)
     tokens = _fitting(family, read_tokens(path, views["token_embd.weight"].shape[0], pre))
+    check_belongs(path, family.architecture, config.values, tokens)
     metadata = general_metadata(path, family.architecture, views, _experts(config, family))
     for key in family.keys:
         if (found := key.value(config)) is not None:
