@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..workbench.jobs import JobSummary
     from ..workbench.themes import LoadedThemes
     from .screens.chat import ChatRoom
+    from .screens.hub import HubRoom
     from .screens.jobs import JobsRoom
     from .screens.wizard import WizardRoom
 
@@ -116,6 +117,8 @@ class Workbench(App[None]):
     async def on_open_hub(self, message: OpenHub) -> None:
         """Look for a model on the Hub."""
         await self.switch_mode("hub")
+        if message.repository:
+            cast("HubRoom", self.screen).open(message.repository, message.file, message.context)
 
     async def on_open_job(self, message: OpenJob) -> None:
         """Watch a job."""

@@ -173,6 +173,12 @@ def _add_advise(commands: Commands[_Parser]) -> None:
         help="and this GPU memory (24G); alone: this machine with such a card",
     )
     command.add_argument("--slots", type=_count, default=1, metavar="N", help="users at the same time")
+    command.add_argument(
+        "--hub",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="look on the Hub for ready-made quants (default: where MODEL is a name on the Hub)",
+    )
     _add_json(command)
 
 

@@ -10,7 +10,7 @@ from ..workbench.text import count, duration, printable, size
 
 # Named in signatures only: the first screen must not wait for numpy.
 if TYPE_CHECKING:
-    from ..workbench.advice import Advice, Candidate, Step
+    from ..workbench.advice import Advice, Candidate, Placement, Step
     from ..workbench.hardware import Bandwidth, Gpu, Hardware
     from ..workbench.jobs import JobSnapshot, JobSummary, Proposal, TensorProgress
     from ..workbench.llama.calibrate import CalibrationProgress, Coverage
@@ -176,16 +176,20 @@ def level_cells(advice: Advice, row: Candidate, measured: Mapping[str, str]) -> 
     What was measured of this model at this level takes the place of the published class of quality.
     """
     published = row.facts.quality if row.facts else ""
-    sign = "+" if row.placement.spare >= 0 else "-"
     return [
         ("▶ " if row.level == advice.level else "  ") + row.level,
         size(row.n_bytes),
         f"{row.bits_per_weight:.2f}",
         size(row.memory.total),
-        f"{row.fits} {sign}{size(abs(row.placement.spare))}",
+        fit_words(row.placement),
         speed_words(row.tokens_per_second),
         measured.get(row.level, published) + (", imatrix" if row.needs_imatrix else ""),
     ]
+
+
+def fit_words(placement: Placement) -> str:
+    """Whether it fits, and what is left or missing."""
+    return f"{placement.fits} {'+' if placement.spare >= 0 else '-'}{size(abs(placement.spare))}"
 
 
 def _about(tokens_per_second: float) -> str:

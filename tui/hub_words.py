@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..workbench.text import count, duration, size
-from .describe import speed_words
+from .describe import fit_words, speed_words
 
 if TYPE_CHECKING:
-    from ..workbench.hub import DownloadSnapshot, Fitted, Found, Shop
+    from ..workbench.hub import DownloadSnapshot, Fitted, Found, Pick, ReadyMade, Shop
 
 FOUND_COLUMNS = ["repository", "downloads", "likes", "updated", "access"]
 FOUND_COLUMNS_RIGHT = [1, 2]
@@ -57,6 +58,36 @@ def shop_headline(shop: Shop) -> str:
     if any(row.offer.kind == "model" for row in shop.rows) and not any(row.fits for row in shop.rows):
         return "Whether something in this repository fits here cannot be told"
     return "Nothing in this repository fits here"
+
+
+def ready_words(found: ReadyMade, picks: Sequence[Pick], context: int) -> str:
+    """What there is ready made, in a sentence."""
+    origin = found.origin
+    what = f"its base model {origin.repository}" if origin.is_parent else origin.repository
+    if found.note:
+        return found.note
+    if not picks:
+        return f"No ready-made quant of {what} was found on the Hub."
+    row, of = picks[0].fitted, f" of {what}" if origin.is_parent else ""
+    file = f"{row.offer.level}, {size(row.offer.n_bytes)}, in {picks[0].repository.id}"
+    if row.fits == "no":
+        return f"Ready made{of}, but even this does not fit at {context:,} tokens: {file}"
+    return f"Ready made{of}: {file}, {'fits' if row.fits == 'yes' else 'fits tightly'} at {context:,} tokens"
+
+
+def ready_cells(pick: Pick) -> list[str]:
+    """A ready-made file as cells under LEVEL_COLUMNS."""
+    offer, placement = pick.fitted.offer, pick.fitted.placement
+    assert placement is not None
+    return [
+        f"  {offer.level}",
+        size(offer.n_bytes),
+        "",
+        size(placement.need.total),
+        fit_words(placement),
+        speed_words(pick.fitted.tokens_per_second or 0.0),
+        f"ready: {pick.repository.id.partition('/')[0]}",
+    ]
 
 
 def download_words(snapshot: DownloadSnapshot) -> str:

@@ -25,7 +25,11 @@ class OpenWizard(Message):
 
 @dataclass
 class OpenHub(Message):
-    """Look for a model on the Hub."""
+    """Look for a model on the Hub: what `repository` offers, with its `file` chosen, at a context; "" to search."""
+
+    repository: str = ""
+    file: str = ""
+    context: int | None = None
 
 
 @dataclass

@@ -15,7 +15,8 @@ from .profile import Change, Profile, ProfileStore
 from .text import printable
 
 if TYPE_CHECKING:
-    from .advice import Advice, Corrections, Walk
+    from .advice import Advice, Corrections, Setup, Walk
+    from .advice.machine import Machine
     from .handover import RunSetting
     from .hardware import Bandwidth, Hardware
     from .hub import Downloads, Hub, Pick, ReadyMade, Reference, Repository, Shop
@@ -121,13 +122,15 @@ class Session:
         known = Origin(repository) if repository else origin(model, homes)
         return look_for(Hub(BRIEF), known, stopped) if known else None
 
-    def ready_made(self, found: ReadyMade, walk: Walk, advice: Advice | None = None) -> tuple[Pick, ...]:
-        """Files of `found` to take, on the machine and with the context of a walk; an advice's own level first."""
+    def ready_made(
+        self, found: ReadyMade, model: Model, machine: Machine, setup: Setup, advice: Advice | None = None
+    ) -> tuple[Pick, ...]:
+        """The file to take of each repository in `found`; where there is advice, of the level that it recommends."""
         from .hub import picks
 
         sizes = {row.level: row.n_bytes for row in advice.candidates} if advice else {}
         level = advice.level if advice else None
-        return picks(found, walk.estimator.model, walk.machine, walk.setup, self.corrections, level, sizes)
+        return picks(found, model, machine, setup, self.corrections, level, sizes)
 
     def look_at_machine(self, output: Path, measure: bool = False) -> tuple[Hardware, Bandwidth]:
         """What this machine is. The memory bandwidth is measured the first time, and again if `measure` is set.

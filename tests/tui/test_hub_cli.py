@@ -114,8 +114,36 @@ def test_inspect_and_advise_before_anything_is_downloaded(server: HubServer, qua
     assert there["path"] == f"{NAME}/Small-4M-F16.gguf"
     assert {**there, "path": 0, "files": 0} == {**here, "path": 0, "files": 0}
     assert quantdeck("inspect", f"{NAME}/Small-4M-Q8_0.gguf", "--json").document["quantized"]
-    advice = quantdeck("advise", NAME, "--memory", "8G", "--json").document
+    advice = quantdeck("advise", NAME, "--memory", "8G", "--no-hub", "--json").document
     assert advice == quantdeck("advise", str(SAMPLE.model), "--memory", "8G", "--json").document
+
+
+def test_advise_says_first_what_is_ready_made(server: HubServer, quantdeck: Quantdeck, tmp_path: Path) -> None:
+    server.add("owner/Small-4M", {"Small-4M-F16.gguf": sample()})
+    said = quantdeck("advise", "owner/Small-4M", "--context", "512", "--goal", "size")
+    assert said.out.strip().startswith("Ready made: Q4_K_M") and f"in {NAME}, fits at 512 tokens" in said.out
+    assert f"quantdeck hub download {NAME}/Small-4M-Q4_K_M.gguf" in said.out
+    document = quantdeck("advise", "https://huggingface.co/owner/Small-4M", "--json").document
+    (file,) = document["ready_made"]["files"]
+    assert (file["repository"], file["fits"]) == (NAME, "yes") and file["bytes"] == len(quantized(file["level"]))
+    assert document["ready_made"]["of"] == "owner/Small-4M" and document["recommendation"]["level"]
+    before = len(server.requests)
+    assert "ready_made" not in quantdeck("advise", "sample", "--json").document
+    own = tmp_path / "own-f16.gguf"
+    own.write_bytes(sample())
+    assert "nothing in the model names" in quantdeck("advise", str(own), "--hub").out
+    assert len(server.requests) == before
+
+
+def test_advise_goes_on_where_the_hub_fails(server: HubServer, quantdeck: Quantdeck, tmp_path: Path) -> None:
+    model = tmp_path / "home" / "models" / "owner" / "Small-4M" / "Small-4M-F16.gguf"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(sample())
+    assert "fits at" in quantdeck("advise", str(model), "--hub").out
+    server.fail("/api/models", 500, times=99)
+    said = quantdeck("advise", str(model), "--hub", "--json")
+    note = said.document["ready_made"]["note"]
+    assert said.code == 0 and said.document["recommendation"]["level"] and "problem of its own" in note
 
 
 def test_exit_codes(server: HubServer, quantdeck: Quantdeck, environ: dict[str, str]) -> None:

@@ -191,11 +191,12 @@ def shop_document(shop: Shop) -> dict[str, Any]:
         "context": shop.setup.context,
         "recommended": shop.best.offer.path if shop.best else None,
         "note": shop.note,
-        "files": [_offer_document(row) for row in shop.rows],
+        "files": [offer_document(row) for row in shop.rows],
     }
 
 
-def _offer_document(row: Fitted) -> dict[str, Any]:
+def offer_document(row: Fitted) -> dict[str, Any]:
+    """One thing to download, as JSON."""
     offer, memory = row.offer, row.memory
     return {
         "path": offer.path,

@@ -131,7 +131,7 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
         self._tag = self._tag if self._tag in ("", "gguf") else "gguf"
         reference = parse_reference(self._words)
         if reference:
-            self._open(reference.repository)
+            self.open(reference.repository, reference.file, revision=reference.revision)
         else:
             self._search()
 
@@ -187,22 +187,25 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
         """Enter on a repository or on a file."""
         key = event.row_key.value or ""
         if event.data_table.id == "found":
-            self._open(key)
+            self.open(key)
         elif self._shop and (row := self._row(key)):
             self._plan(row.offer)
 
-    def _open(self, name: str) -> None:
+    def open(self, name: str, file: str = "", context: int | None = None, revision: str = "") -> None:
+        """Show what a repository offers at a context (None: as in chats), the cursor on `file` if one is named."""
         self._asked += 1
         asked = self._asked
         self.query_one("#found-words", Static).update(f"Reading {printable(name)} …")
 
         def show(shop: Shop) -> None:
             if asked == self._asked:
-                self._opened(shop)
+                self._opened(shop, file)
 
-        self.in_background(lambda: self.session.shop(self._hub(), self._hub().repository(name)), show)
+        self.in_background(
+            lambda: self.session.shop(self._hub(), self._hub().repository(name, revision), context), show
+        )
 
-    def _opened(self, shop: Shop) -> None:
+    def _opened(self, shop: Shop, file: str) -> None:
         self._shop = shop
         about = shop.repository.about
         licence = f"licence {shop.repository.license or 'not given'}"
@@ -212,8 +215,9 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
         self.query_one("#files-note", Static).update(printable(f"{about.id} · {licence}{gated}\n{shop.note}".rstrip()))
         grid = self.query_one("#offers", Grid)
         grid.show([(_key(row), offer_cells(row, shop.best)) for row in shop.rows])
-        if shop.best:
-            grid.go_to(_key(shop.best))
+        named = next((row for row in shop.rows if any(part.path == file for part in row.offer.parts)), None)
+        if chosen := named or shop.best:
+            grid.go_to(_key(chosen))
         self._show("files")
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..advice import Corrections, Setup
+from ..advice import data as level_data
 from ..advice.machine import Machine
 from ..errors import QuantdeckError
 from ..model import Model
@@ -200,7 +201,7 @@ def picks(
     level: str | None = None,
     sizes: Mapping[str, int] | None = None,
 ) -> tuple[Pick, ...]:
-    """One file of each repository, those that fit first: the one of the wanted `level` if it fits, else the best.
+    """One file of each repository, those that fit first: the one nearest to `level`, where none is wanted the best.
 
     Where nothing fits it is the smallest. `sizes` are the bytes of `model` at each level, to tell files of other models
     from its own.
@@ -223,7 +224,14 @@ def _is_ready(row: Fitted, sizes: Mapping[str, int]) -> bool:
 
 
 def _pick(rows: Sequence[Fitted], level: str | None) -> Fitted | None:
-    wanted = [row for row in rows if row.fits == "yes" and row.offer.decoded.level == level]
-    plain = sorted(wanted, key=lambda row: row.offer.decoded.dynamic)
-    smallest = min(rows, key=lambda row: row.offer.n_bytes, default=None)
-    return plain[0] if plain else best(rows) or smallest
+    facts = level_data.levels()
+    fitting = [row for row in rows if row.fits == "yes" and not facts[row.offer.decoded.level].special]
+    if level and level in facts and fitting:
+        wanted = facts[level].rank
+        # Of equals the publisher's plain one, then the one of better quality.
+        return min(fitting, key=lambda row: (abs(_rank(row) - wanted), row.offer.decoded.dynamic, _rank(row)))
+    return best(rows) or min(rows, key=lambda row: row.offer.n_bytes, default=None)
+
+
+def _rank(row: Fitted) -> int:
+    return level_data.levels()[row.offer.decoded.level].rank
