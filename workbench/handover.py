@@ -177,6 +177,8 @@ def model_card(model: Model, setting: RunSetting, entry: Entry | None = None) ->
     parts.append("## Tensors\n\n" + _table(_types(model), ("type", "tensors", "weights", "bytes")))
     if entry:
         parts.append("## How it was made\n\n" + _recipe(entry))
+        if entry.notes:
+            parts.append("## To know\n\n" + "\n".join(f"- {_escaped(note)}" for note in entry.notes))
         if entry.figures:
             parts.append("## Measured\n\n" + _figures(entry))
     parts.append("## How to run it\n\n" + _how_to_run(model, setting))

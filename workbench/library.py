@@ -46,7 +46,8 @@ class Entry:
 
     `source_fingerprint` tells whether the source is still the same; `ratio` is source bytes over own bytes; `n_bytes`
     is the whole file; `seconds` is the work alone. `created_at` is ISO 8601. `recipe` is the request as plain data.
-    `verification` is one sentence about what was checked, `verified` whether it went well. `other_paths` are older
+    `verification` is one sentence about what was checked, `verified` whether it went well; `notes` are sentences on
+    what was made and on where llama.cpp computes otherwise than the original. `other_paths` are older
     places of the same bytes. `missing` and `changed` are found out when the register is read: nothing at `path` any
     more, or a file of another size.
     """
@@ -68,6 +69,7 @@ class Entry:
     verified: bool = False
     verification: str = ""
     figures: tuple[Figure, ...] = ()
+    notes: tuple[str, ...] = ()
     other_paths: tuple[str, ...] = ()
     missing: bool = field(default=False, metadata={"stored": False})
     changed: bool = field(default=False, metadata={"stored": False})

@@ -20,6 +20,8 @@ def run(arguments: argparse.Namespace) -> int:
     terminal = Terminal(arguments.json)
     model = find_model(arguments.model, arguments.pre)
     terminal.facts(model_facts(model))
+    for note in model.notes:
+        terminal.say(f"  note: {note}")
     if arguments.tensors:
         rows = [[t.name, " x ".join(map(str, t.shape)), t.type, size(t.n_bytes)] for t in model.tensors]
         terminal.heading("Tensors")
@@ -39,6 +41,7 @@ def describe(model: Model) -> dict[str, Any]:
         "bits_per_weight": model.bits_per_weight,
         "bytes": model.n_bytes,
         "quantized": model.is_quantized,
+        "notes": list(model.notes),
         "tensors": [
             {"name": t.name, "shape": list(t.shape), "type": t.type, "bytes": t.n_bytes} for t in model.tensors
         ],

@@ -103,10 +103,19 @@ class Facts:
         """Tokens the model was trained with, 0 if the file does not say."""
         return number(self._estimator.model, "{arch}.context_length")
 
+    @property
+    def window(self) -> int:
+        """Tokens that the model's layers look back where llama.cpp lets them look at everything, 0 for none."""
+        return self._estimator.model.window
+
     @cached_property
     def suggested_context(self) -> int:
-        """The longest of 8,192, 4,096 and 2,048 tokens that the model was trained with and that fits at Q4_K_M."""
+        """The longest of 8,192, 4,096 and 2,048 tokens that the model was trained with and that fits at Q4_K_M.
+
+        Not longer than a window that llama.cpp does not keep to.
+        """
         trained = self.trained_context or 4096
+        trained = min(trained, self.window or trained)
         if not cache_layout(self._estimator.model).layers:
             return min(trained, _PLENTY)
         context = min(trained, _PLENTY)
@@ -129,6 +138,8 @@ class Facts:
         trained, suggested = self.trained_context, self.suggested_context
         if not trained:
             return f"the file does not say what the model was trained with; {suggested:,} tokens suit most models"
+        if suggested == self.window:
+            return f"the model looks back {suggested:,} tokens, and llama.cpp does not keep to that beyond them"
         if suggested == trained:
             return f"the model was trained with {trained:,} tokens"
         enough = "are plenty for chats" if suggested >= _PLENTY else "are what fits here"

@@ -231,6 +231,11 @@ def _why(walk: Walk, row: Candidate, reasons: Sequence[str], formats: Sequence[F
     trained = walk.facts.trained_context
     if trained and walk.setup.context > trained:
         why.append(f"The model was trained with {trained:,} tokens; beyond them its answers may fall apart.")
+    if walk.facts.window and walk.setup.context > walk.facts.window:
+        why.append(
+            f"The model looks back {walk.facts.window:,} tokens, and llama.cpp at everything: beyond that its answers"
+            " may fall apart."
+        )
     if walk.setup.kv_type != "F16" and not walk.facts.cache_can_be_quantized:
         why.append(f"llama.cpp cannot keep this model's KV cache in {walk.setup.kv_type}; it takes F16.")
     if walk.estimator.model.architecture in ENCODERS:

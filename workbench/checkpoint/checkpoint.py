@@ -12,11 +12,12 @@ from ..model.gguf_format import STORED
 from ..model.model import Model, Tensor, Value
 from ..model.wording import shown
 from .belonging import check_belongs
-from .config import Config
+from .config import MAX_COUNT, Config
 from .families import FAMILIES
 from .family import Family, lay_out
-from .folder import Folder, read_folder
+from .folder import Folder, optional_json, read_folder
 from .general import general_metadata
+from .notes import ignored_window, notes_on
 from .specials import tokenizer_metadata
 from .stored import StoredTensor
 from .tokens import Tokens, read_tokens
@@ -61,7 +62,9 @@ def read_checkpoint(path: Path, pre: str | None = None, matrices: str | None = N
     metadata |= _file_type(kind)
     metadata |= tokenizer_metadata(path, tokens, config.values)
     tensors = tuple(_tensor(name, view, kind) for name, view in views.items())
-    return Model(path, FORMAT, family.architecture, metadata, tensors, folder.files)
+    model = Model(path, FORMAT, family.architecture, metadata, tensors, folder.files)
+    window = ignored_window(family, config, model.get("{arch}.context_length", MAX_COUNT))
+    return replace(model, window=window, notes=notes_on(window, optional_json(path / "tokenizer.json")))
 
 
 def with_matrices(model: Model, kind: str) -> Model:

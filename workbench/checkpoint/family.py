@@ -68,6 +68,7 @@ class Family:
         made_up: tensors that no file holds, by name.
         ignored: expressions of stored names that carry nothing the converted model needs.
         rope_kinds: scaled rotary positions (rope_type) that the converted model has too.
+        window_ignored: layers with a window (sliding_window), which llama.cpp lets look at everything.
         check: raises what makes a checkpoint of the family impossible to convert.
         trims: the embeddings may have more rows than config.json says, which are cut off.
         no_space_prefix: SentencePiece texts do not begin with a space that nobody wrote.
@@ -83,6 +84,7 @@ class Family:
     made_up: Callable[[Config], Mapping[str, View]] | None = None
     ignored: tuple[str, ...] = ()
     rope_kinds: tuple[str, ...] = SCALED
+    window_ignored: bool = False
     check: Callable[[Config], None] | None = None
     trims: bool = False
     no_space_prefix: bool = False

@@ -35,8 +35,8 @@ HASHED_TEXT = (
 )
 """The text that llama.cpp's converter takes the hash over; a fact of its format, to the character."""
 
-COMPOSING = ("NFC",)
-"""Normalizers that llama.cpp leaves out and that change nothing in ordinary text."""
+NOT_APPLIED = ("NFC", "NFKC", "Precompiled")
+"""Normalizers that llama.cpp leaves out and that change little in ordinary text."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def recognise(path: Path, tokenizer: Mapping[str, Any], asked: str | None) -> st
             raise BadArgument(f"llama.cpp has no pre-tokenizer '{shown(asked)}'; it has {', '.join(sorted(names()))}.")
         return asked
     by_hash = known()[1].get(fingerprint(path))
-    steps, normalizer = steps_of(tokenizer.get("pre_tokenizer")), _kinds(tokenizer.get("normalizer"), "normalizers")
+    steps, normalizer = steps_of(tokenizer.get("pre_tokenizer")), kinds_of(tokenizer.get("normalizer"), "normalizers")
     definition = _defined(steps, normalizer, tokenizer.get("model"))
     if definition is not None:
         # The test text does not tell all expressions apart, so a definition that is known has the last word.
@@ -106,7 +106,7 @@ def _defined(steps: tuple[str, ...], normalizer: tuple[str, ...], model: Any) ->
     """The definition that has these steps."""
     ignores = bool(model.get("ignore_merges")) if isinstance(model, dict) else False
     fitting = (d for d in known()[0] if d.steps == steps and d.ignore_merges in (None, ignores))
-    return next(fitting, None) if normalizer in ((), COMPOSING) else None
+    return next(fitting, None) if set(normalizer) <= set(NOT_APPLIED) else None
 
 
 def fingerprint(path: Path) -> str:
@@ -157,12 +157,13 @@ def _canonical(step: str) -> str:
     return unicodedata.normalize("NFC", step).replace("\r", "\\r").replace("\n", "\\n")
 
 
-def _kinds(part: Any, inner: str) -> tuple[str, ...]:
+def kinds_of(part: Any, inner: str) -> tuple[str, ...]:
+    """The kinds of the steps of a definition, sequences (under the name `inner`) taken apart."""
     if not isinstance(part, dict):
         return ()
     if part.get("type") == "Sequence":
         parts = part.get(inner)
-        return tuple(kind for p in (parts if isinstance(parts, list) else []) for kind in _kinds(p, inner))
+        return tuple(kind for p in (parts if isinstance(parts, list) else []) for kind in kinds_of(p, inner))
     return (str(part.get("type")),)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import ModelNotFound, ValidationFailed
 from ..model.wording import shown
 from .folder import optional_json
-from .pre_tokenizer import recognise
+from .pre_tokenizer import kinds_of, recognise
 from .sentencepiece_model import (
     BYTE,
     CONTROL,
@@ -31,6 +31,8 @@ FEWEST_TOKENS = 0.25
 
 _ADDED_SCORE, _UNUSED_SCORE = -1000.0, -10000.0
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+_CHANGING = {"Lowercase", "NFD", "NFKD", "StripAccents", "BertNormalizer"}
 
 # Tokens that publishers forgot to mark as special.
 _SPECIAL_TEXTS = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
@@ -236,6 +238,11 @@ def _from_merges(folder: Path, tokenizer: Mapping[str, Any], n_embeddings: int) 
     """
     texts, added = _vocabulary(folder, tokenizer, n_embeddings)
     model = _model(folder, tokenizer)
+    if changing := set(kinds_of(tokenizer.get("normalizer"), "normalizers")) & _CHANGING:
+        raise ValidationFailed(
+            f"{shown(folder / 'tokenizer.json')} changes every text before it cuts it ({min(changing)}), which"
+            " llama.cpp cannot do."
+        )
     if not any(text and SPACE in text for text in texts):
         raise ValidationFailed(
             f"{shown(folder / 'tokenizer.json')} holds a BPE that is neither byte-level nor SentencePiece's, which"

@@ -152,7 +152,7 @@ def propose(
         n_weights=plan.n_weights,
         source_bytes=sum(fingerprint.size for fingerprint in plan.sources),
         output_bytes=plan.total,
-        notes=recipe.notes,
+        notes=(*recipe.notes, *model.notes),
         request=asdict(request),
     )
     check(store, spec, plan)

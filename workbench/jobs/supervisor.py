@@ -505,6 +505,7 @@ class Supervisor:
             verified=spec.verify,
             verification=checked + "header, tensors and hashes are as planned",
             figures=figures,
+            notes=spec.notes,
         )
 
 

@@ -75,6 +75,8 @@ class Model:
     """What a model file or folder holds, without its weights.
 
     `tensors` are in file order. `files` are all files that were read (shards), the first one being `path` for a GGUF.
+    `notes` are sentences on what llama.cpp computes otherwise than the original; `window` are the tokens that its
+    layers look back where llama.cpp lets them look at everything, 0 for none.
     """
 
     path: Path
@@ -83,6 +85,8 @@ class Model:
     metadata: Mapping[str, Value]
     tensors: tuple[Tensor, ...]
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+    window: int = 0
 
     def get(self, key: str, default: Any = None) -> Any:
         """A metadata value as a Python object; `{arch}.` at the start of `key` stands for the architecture."""

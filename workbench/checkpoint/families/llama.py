@@ -75,7 +75,12 @@ LLAMA = Family(
     rope_kinds=(*SCALED, "llama3"),
 )
 
-MISTRAL = replace(LLAMA, classes=("MistralForCausalLM",), defaults=_DEFAULTS | {"num_key_value_heads": 8})
+MISTRAL = replace(
+    LLAMA,
+    classes=("MistralForCausalLM",),
+    defaults=_DEFAULTS | {"num_key_value_heads": 8},
+    window_ignored=True,
+)
 
 MIXTRAL = Family(
     classes=("MixtralForCausalLM",),
@@ -88,6 +93,7 @@ MIXTRAL = Family(
     extents=lambda c: {"experts": c.count("num_local_experts"), "expert_ff": c.feed_forward},
     made_up=rope_factors,
     rope_kinds=LLAMA.rope_kinds,
+    window_ignored=True,
 )
 
 
@@ -107,7 +113,10 @@ SMOLLM3 = replace(
     architecture="smollm3",
     weights=(*ENDS, *NORMS, *attention(paired), *GATED),
     keys=(*ROTARY_RMS, VOCAB_SIZE, ROPE_DIMENSIONS),
-    defaults=_DEFAULTS | {"tie_word_embeddings": True, "rope_theta": 2e6, "num_key_value_heads": 4},
+    defaults=_DEFAULTS
+    | {"tie_word_embeddings": True, "rope_theta": 2e6, "num_key_value_heads": 4}
+    | {"use_sliding_window": False},
+    window_ignored=True,
     check=_every_fourth_without_rope,
     made_up=None,
     rope_kinds=SCALED,

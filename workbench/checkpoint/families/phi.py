@@ -100,5 +100,6 @@ PHI3 = Family(
     },
     extents=_extents,
     made_up=_long_and_short,
+    window_ignored=True,
     rope_kinds=("longrope", "su", "yarn"),
 )

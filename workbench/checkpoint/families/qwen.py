@@ -9,7 +9,13 @@ from ..family import Extents, Family
 from ..keys import ROTARY_RMS, count
 from .blocks import ENDS, GATED, NORMS, attention, experts, head_norms
 
-_DEFAULTS = {"max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+_DEFAULTS = {
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+}
+_FIRST_WITH_WINDOW = {"max_window_layers": 28}
 
 
 def _extents(config: Config) -> Extents:
@@ -21,8 +27,9 @@ QWEN2 = Family(
     architecture="qwen2",
     weights=(*ENDS, *NORMS, *attention(), *GATED),
     keys=ROTARY_RMS,
-    defaults=_DEFAULTS,
+    defaults=_DEFAULTS | _FIRST_WITH_WINDOW,
     extents=_extents,
+    window_ignored=True,
 )
 
 QWEN3 = Family(
@@ -30,8 +37,9 @@ QWEN3 = Family(
     architecture="qwen3",
     weights=(*ENDS, *NORMS, *attention(), *head_norms(), *GATED),
     keys=ROTARY_RMS,
-    defaults=_DEFAULTS | {"head_dim": 128},
+    defaults=_DEFAULTS | _FIRST_WITH_WINDOW | {"head_dim": 128},
     extents=_extents,
+    window_ignored=True,
 )
 
 
@@ -64,4 +72,5 @@ QWEN3_MOE = Family(
         "expert_ff": c.count("moe_intermediate_size"),
     },
     check=_experts_everywhere,
+    window_ignored=True,
 )

@@ -29,4 +29,5 @@ STARCODER2 = Family(
         "tie_word_embeddings": True,
     },
     extents=lambda c: {"ff": c.feed_forward},
+    window_ignored=True,
 )
