@@ -13,9 +13,27 @@ from pathlib import Path
 
 os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
 
+WALK = (
+    ((), "usable of", "machine"),
+    (("enter", "enter"), "Which machine", ""),
+    (("enter",), "What matters", "question"),
+    (("enter",), "How long", ""),
+    (("enter",), "recommended", "result"),
+    (("w",), "The way here", "why"),
+    (("escape", "enter"), "begins", "plan"),
+    (("enter",), "talks to it", "jobs"),
+    (("enter",), "512 tokens", ""),
+    ((*"What is Q4_K_M?", "enter"), "tokens/s ·", "chat"),
+    (("ctrl+s",), "Chat settings", "settings"),
+    (("escape", "ctrl+t"), "answers are", "smoke"),
+    (("escape", "6"), "verified", "library"),
+    (("question_mark",), "Keys everywhere", "help"),
+)
+"""From the first screen to an answer: keys, words that show where they lead, and the name of the picture kept there."""
+
 
 async def draw(folder: Path, size: tuple[int, int], theme: str | None) -> None:
-    """Walk from the first screen to an answer, and keep a picture of each room."""
+    """Walk, and keep a picture of each room."""
     from quantdeck.tui.app import Workbench
     from quantdeck.tui.theme import builtin_themes, default_theme
     from quantdeck.workbench.session import open_session
@@ -33,48 +51,12 @@ async def draw(folder: Path, size: tuple[int, int], theme: str | None) -> None:
                     return
             raise AssertionError(f"{words!r} did not appear")
 
-        def keep(name: str) -> None:
-            (folder / f"{name}.svg").write_text(app.export_screenshot(title="quantdeck"), encoding="utf-8")
-
-        await until("usable of")
-        keep("machine")
-        await pilot.press("enter", "enter")
-        await until("Which machine")
-        await pilot.press("enter")
-        await until("What matters")
-        keep("question")
-        await pilot.press("enter")
-        await until("How long")
-        await pilot.press("enter")
-        await until("recommended")
-        keep("result")
-        await pilot.press("w")
-        await until("The way here")
-        keep("why")
-        await pilot.press("escape", "enter")
-        await until("begins")
-        keep("plan")
-        await pilot.press("enter")
-        await until("talks to it")
-        keep("jobs")
-        await pilot.press("enter")
-        await until("512 tokens")
-        await pilot.press(*"What is Q4_K_M?")
-        await pilot.press("enter")
-        await until("tokens/s ·")
-        keep("chat")
-        await pilot.press("ctrl+s")
-        await until("Chat settings")
-        keep("settings")
-        await pilot.press("escape", "ctrl+t")
-        await until("answers are")
-        keep("smoke")
-        await pilot.press("escape", "6")
-        await until("verified")
-        keep("library")
-        await pilot.press("question_mark")
-        await until("Keys everywhere")
-        keep("help")
+        for keys, words, name in WALK:
+            await pilot.press(*keys)
+            await until(words)
+            if name:
+                picture = app.export_screenshot(title="quantdeck")
+                (folder / f"{name}.svg").write_text(picture, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""A home of its own for every test, and the command as users run it."""
+"""A home of its own for every test, and the command as users run it, also on a terminal."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from support.command import COMMAND, ROOT, Said
+from support.terminal import Terminal
 
 
 @pytest.fixture
@@ -37,3 +38,17 @@ def quantdeck(environ: dict[str, str], tmp_path: Path) -> Callable[..., Said]:
         return Said(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def start(environ: dict[str, str]) -> Iterator[Callable[..., Terminal]]:
+    """Open the workbench, and close whatever is still open afterwards."""
+    opened: list[Terminal] = []
+
+    def run(*arguments: str, columns: int = 80, rows: int = 24, **changes: str) -> Terminal:
+        opened.append(Terminal([*COMMAND, *arguments], {**environ, **changes}, columns, rows))
+        return opened[-1]
+
+    yield run
+    for terminal in opened:
+        terminal.end()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from support.command import COMMAND
 from support.hub_files import quantized, sample
 from support.hub_server import HubServer, hub_server
 from support.terminal import Terminal
@@ -29,21 +28,19 @@ def server(environ: dict[str, str], tmp_path: Path) -> Iterator[HubServer]:
 
 
 @pytest.fixture
-def start(environ: dict[str, str], server: HubServer) -> Iterator[Start]:
-    opened: list[Terminal] = []
+def workbench(start: Start, server: HubServer) -> Start:
+    """Open the workbench where the Hub is ours; it has looked at the machine."""
 
     def run(columns: int = 80, rows: int = 24) -> Terminal:
-        opened.append(Terminal([*COMMAND], environ, columns, rows))
-        opened[-1].wait_for("usable of")
-        return opened[-1]
+        terminal = start(columns=columns, rows=rows)
+        terminal.wait_for("usable of")
+        return terminal
 
-    yield run
-    for terminal in opened:
-        terminal.end()
+    return run
 
 
-def test_from_an_empty_machine_to_a_chat_with_a_fitting_quant(start: Start) -> None:
-    terminal = start()
+def test_from_an_empty_machine_to_a_chat_with_a_fitting_quant(workbench: Start) -> None:
+    terminal = workbench()
     terminal.press("2")
     terminal.wait_for("Find one on the Hub")
     terminal.press("up", "enter")
@@ -66,8 +63,8 @@ def test_from_an_empty_machine_to_a_chat_with_a_fitting_quant(start: Start) -> N
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
-def test_the_room_fits_the_terminal(start: Start, size: tuple[int, int]) -> None:
-    terminal = start(*size)
+def test_the_room_fits_the_terminal(workbench: Start, size: tuple[int, int]) -> None:
+    terminal = workbench(*size)
     terminal.press("7")
     terminal.wait_for("bartowski")
     assert "7 Hub" in terminal.text().splitlines()[0]
@@ -81,8 +78,8 @@ def test_the_room_fits_the_terminal(start: Start, size: tuple[int, int]) -> None
     terminal.wait_for("by likes")
 
 
-def test_progress_pause_and_cancel(start: Start, server: HubServer) -> None:
-    terminal = start()
+def test_progress_pause_and_cancel(workbench: Start, server: HubServer) -> None:
+    terminal = workbench()
     terminal.press("7")
     terminal.wait_for("Search the Hub")
     terminal.type(NAME)
@@ -104,10 +101,10 @@ def test_progress_pause_and_cancel(start: Start, server: HubServer) -> None:
     terminal.wait_for("cancelled")
 
 
-def test_ready_made_quants_of_a_model(start: Start, server: HubServer) -> None:
+def test_ready_made_quants_of_a_model(workbench: Start, server: HubServer) -> None:
     server.add("meta/Base", {"model.safetensors": sample(), "config.json": b"{}"}, tags=("safetensors",))
     server.add("someone/Base-quants", {}, tags=("gguf", "base_model:quantized:meta/Base"))
-    terminal = start()
+    terminal = workbench()
     terminal.press("7")
     terminal.wait_for("Search the Hub")
     terminal.type("meta/Base")
@@ -119,8 +116,8 @@ def test_ready_made_quants_of_a_model(start: Start, server: HubServer) -> None:
     terminal.wait_for("someone/Base-quants")
 
 
-def test_failures_are_sentences_and_the_room_stands(start: Start, server: HubServer) -> None:
-    terminal = start()
+def test_failures_are_sentences_and_the_room_stands(workbench: Start, server: HubServer) -> None:
+    terminal = workbench()
     terminal.press("7")
     terminal.wait_for("Search the Hub")
     terminal.type("no/body")

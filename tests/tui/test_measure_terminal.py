@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from quantdeck.workbench.imatrix import ImatrixFile
 from quantdeck.workbench.sample import SAMPLE
-from support.command import COMMAND, Said
+from support.command import Said
 from support.terminal import Terminal
 
 Start = Callable[..., Terminal]
-
-
-@pytest.fixture
-def start(environ: dict[str, str]) -> Iterator[Start]:
-    """Open the workbench, and close whatever is still open afterwards."""
-    opened: list[Terminal] = []
-
-    def run(*arguments: str, columns: int = 80, rows: int = 24, **changes: str) -> Terminal:
-        opened.append(Terminal([*COMMAND, *arguments], {**environ, **changes}, columns, rows))
-        return opened[-1]
-
-    yield run
-    for terminal in opened:
-        terminal.end()
 
 
 def _to_the_levels(terminal: Terminal) -> None:

@@ -23,14 +23,6 @@ from support.checkpoints import build, change_json, convert, draw_weights, write
 from support.jobs import Bench
 
 
-@pytest.fixture
-def bench(tmp_path: Path):
-    bench = Bench(tmp_path)
-    yield bench
-    for process in bench.processes():
-        process.kill()
-
-
 def _quantize(bench: Bench, source: Path, level: str, name: str, **options) -> Path:
     output = bench.folder / name
     proposal = jobs.prepare(bench.store, source, Request(level), output, workers=2, **options)

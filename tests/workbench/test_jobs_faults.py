@@ -25,14 +25,6 @@ SHAPES = {f"blk.{i}.ffn_up.weight": (1024, 2048) for i in range(6)}
 SMALL_RANGES = 1 << 14
 
 
-@pytest.fixture
-def bench(tmp_path: Path):
-    bench = Bench(tmp_path)
-    yield bench
-    for process in bench.processes():
-        process.kill()
-
-
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_plain_model(tmp_path_factory.mktemp("source") / "faults.gguf", SHAPES, "BF16")

@@ -20,14 +20,6 @@ from support.models import make_model
 LEVELS = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "F16", "BF16", "F32")
 
 
-@pytest.fixture
-def bench(tmp_path: Path):
-    bench = Bench(tmp_path)
-    yield bench
-    for process in bench.processes():
-        process.kill()
-
-
 def _quantize(bench: Bench, source: Path, request: Request, output: str, **options):
     proposal = jobs.prepare(bench.store, source, request, bench.folder / output, workers=2, **options)
     job = jobs.submit(bench.store, proposal)

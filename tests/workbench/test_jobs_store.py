@@ -34,14 +34,6 @@ from support.jobs import Bench, kill, sha256, write_plain_model
 SHAPES = {"a.weight": (256, 64), "b.weight": (512, 33), "b.norm.weight": (512,)}
 
 
-@pytest.fixture
-def bench(tmp_path: Path):
-    bench = Bench(tmp_path)
-    yield bench
-    for process in bench.processes():
-        process.kill()
-
-
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_plain_model(tmp_path_factory.mktemp("source") / "small.gguf", SHAPES)
