@@ -12,6 +12,7 @@ import pytest
 from quantdeck.workbench.checkpoint import pre_tokenizer, read_checkpoint
 from quantdeck.workbench.checkpoint.sentencepiece_model import BYTE, CONTROL, NORMAL, UNKNOWN, read_sentencepiece
 from quantdeck.workbench.checkpoint.specials import adds, chat_templates
+from quantdeck.workbench.checkpoint.tokenizer_file import read_tokenizer
 from quantdeck.workbench.checkpoint.tokens import Tokens, read_tokens
 from quantdeck.workbench.errors import ValidationFailed
 from support.checkpoints import FIXTURES, build, change_json
@@ -80,7 +81,7 @@ def test_a_published_vocabulary_is_known_by_its_hash(tmp_path: Path, monkeypatch
     assert pre_tokenizer.recognise(path, tokenizer, None) == "mellum"
 
 
-@pytest.mark.parametrize("normalizer", [{"type": "Lowercase"}, {"type": "NFKC"}])
+@pytest.mark.parametrize("normalizer", [{"type": "Lowercase"}, {"type": "NFD"}])
 def test_text_that_is_changed_first_is_not_recognised(normalizer: dict[str, str], tmp_path: Path):
     tokenizer = _with(tmp_path, normalizer=normalizer)
     with pytest.raises(ValidationFailed, match=f"{normalizer['type']}, then split:"):
@@ -97,9 +98,9 @@ def test_all_names_are_llama_cpps(tmp_path: Path):
 def test_sentencepiece_by_its_own_file_or_by_merges(tmp_path: Path):
     """Both files of one tokenizer give tokens, kinds and an order of merges that are the same."""
     folder = build("llama2", tmp_path / "model")
-    by_model = read_tokens(folder, 480, None)
+    by_model = read_tokens(folder, 480, None, read_tokenizer(folder))
     (folder / "tokenizer.model").unlink()
-    by_merges = read_tokens(folder, 480, None)
+    by_merges = read_tokens(folder, 480, None, read_tokenizer(folder))
     assert by_model.model == by_merges.model == "llama"
     assert by_model.size == by_merges.size == 460
     assert by_model.texts == by_merges.texts
@@ -226,3 +227,43 @@ def test_chat_templates_wherever_they_are_kept(tmp_path: Path):
 
 def _texts(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return {key: item.python for key, item in chat_templates(folder, settings).items()}
+
+
+def _in_two_files(folder: Path, **settings: Any) -> None:
+    """Words and merges as older folders have them, added tokens beside them."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(tokenizer["model"]["vocab"]), "utf-8")
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]]
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", "utf-8")
+    added = {token["content"]: token["id"] for token in tokenizer["added_tokens"] if not token["special"]}
+    (folder / "added_tokens.json").write_text(json.dumps(added), "utf-8")
+    special = [token["content"] for token in tokenizer["added_tokens"] if token["special"]]
+    change_json(folder / "tokenizer_config.json", additional_special_tokens=special, **settings)
+
+
+@pytest.mark.parametrize(("family", "kind"), [("gpt2", "GPT2Tokenizer"), ("gpt2", None), ("qwen2", "Qwen2Tokenizer")])
+def test_words_and_merges_in_two_files_are_the_same_tokenizer(family: str, kind: str | None, tmp_path: Path):
+    folder = build(family, tmp_path / "model")
+    wanted = read_checkpoint(folder)
+    _in_two_files(folder, tokenizer_class=kind)
+    found = read_checkpoint(folder)
+    keys = {key for key in wanted.metadata | found.metadata if key.startswith("tokenizer.")}
+    assert {key for key in keys if wanted.get(key) != found.get(key)} == set()
+    assert {path.name for path in found.files} >= {"vocab.json", "merges.txt"}
+
+
+def test_two_files_that_do_not_say_how_words_are_cut_need_a_name(tmp_path: Path):
+    folder = build("starcoder2", tmp_path / "model")
+    _in_two_files(folder, tokenizer_class="GPT2Tokenizer")
+    with pytest.raises(ValidationFailed, match=r"and no tokenizer\.json that says how words are cut: .*--pre NAME"):
+        read_checkpoint(folder)
+    assert read_checkpoint(folder, pre="starcoder").get("tokenizer.ggml.pre") == "starcoder"
+
+
+def test_damaged_merges_are_refused(tmp_path: Path):
+    folder = build("gpt2", tmp_path / "model")
+    _in_two_files(folder)
+    (folder / "merges.txt").write_text("a b\na b c\n")
+    with pytest.raises(ValidationFailed, match=r"merges\.txt is damaged: line 2 is not a pair"):
+        read_checkpoint(folder)

@@ -31,7 +31,9 @@ FEWEST_SHARED = 0.5
 """Part of the tokens on which two files of one tokenizer agree at least; real ones agree on nearly all."""
 
 
-def check_belongs(folder: Path, architecture: str, config: Mapping[str, Any], tokens: Tokens) -> None:
+def check_belongs(
+    folder: Path, architecture: str, config: Mapping[str, Any], tokens: Tokens, tokenizer: Mapping[str, Any]
+) -> None:
     """Refuse a tokenizer that was made for another model.
 
     Args:
@@ -39,11 +41,11 @@ def check_belongs(folder: Path, architecture: str, config: Mapping[str, Any], to
         architecture: llama.cpp's name of it.
         config: the values of its config.json.
         tokens: what its tokenizer was read as.
+        tokenizer: what `read_tokenizer` found in the folder.
 
     Raises:
         ValidationFailed: saying what does not match.
     """
-    tokenizer = optional_json(folder / "tokenizer.json")
     settings = optional_json(folder / "tokenizer_config.json")
     _same_pieces(folder, tokenizer)
     ids: dict[str, list[int]] = {}

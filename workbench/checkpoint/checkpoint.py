@@ -15,11 +15,12 @@ from .belonging import check_belongs
 from .config import MAX_COUNT, Config
 from .families import FAMILIES
 from .family import Family, lay_out
-from .folder import Folder, optional_json, read_folder
+from .folder import Folder, read_folder
 from .general import general_metadata
 from .notes import ignored_window, notes_on
 from .specials import tokenizer_metadata
 from .stored import StoredTensor
+from .tokenizer_file import read_tokenizer
 from .tokens import Tokens, read_tokens
 from .views import View
 
@@ -53,18 +54,19 @@ def read_checkpoint(path: Path, pre: str | None = None, matrices: str | None = N
     family, config = identify(folder)
     views = lay_out(family, config, folder.tensors)
     kind = matrices or natural_type(folder)
-    tokens = _fitting(family, read_tokens(path, views["token_embd.weight"].shape[0], pre))
-    check_belongs(path, family.architecture, config.values, tokens)
+    tokenizer = read_tokenizer(path)
+    tokens = _fitting(family, read_tokens(path, views["token_embd.weight"].shape[0], pre, tokenizer))
+    check_belongs(path, family.architecture, config.values, tokens, tokenizer)
     metadata = general_metadata(path, family.architecture, views, _experts(config, family))
     for key in family.keys:
         if (found := key.value(config)) is not None:
             metadata[f"{family.architecture}.{key.name}"] = found
     metadata |= _file_type(kind)
-    metadata |= tokenizer_metadata(path, tokens, config.values)
+    metadata |= tokenizer_metadata(path, tokens, config.values, tokenizer)
     tensors = tuple(_tensor(name, view, kind) for name, view in views.items())
     model = Model(path, FORMAT, family.architecture, metadata, tensors, folder.files)
     window = ignored_window(family, config, model.get("{arch}.context_length", MAX_COUNT))
-    return replace(model, window=window, notes=notes_on(window, optional_json(path / "tokenizer.json")))
+    return replace(model, window=window, notes=notes_on(window, tokenizer))
 
 
 def with_matrices(model: Model, kind: str) -> Model:

@@ -24,6 +24,9 @@ SIDE_FILES = (
 )  # fmt: skip
 """Files beside the weights that the converted model depends on."""
 
+OLD_TOKENIZER = ("vocab.json", "merges.txt")
+"""What older folders have instead of tokenizer.json."""
+
 _SHARD = re.compile(r"model-(?P<number>\d{5,6})-of-(?P<count>\d{5,6})\.safetensors")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -55,7 +58,8 @@ def read_folder(path: Path) -> Folder:
     if not (path / CONFIG).is_file():
         raise ModelNotFound(f"{shown(path)} holds no config.json, so nobody knows what its weights are.")
     config = read_json(path / CONFIG)
-    side = [path / name for name in SIDE_FILES if (path / name).is_file()]
+    older = () if (path / "tokenizer.json").is_file() else OLD_TOKENIZER
+    side = [path / name for name in (*SIDE_FILES, *older) if (path / name).is_file()]
     shards, weight_map = _shards(path)
     tensors: dict[str, StoredTensor] = {}
     for number, shard in enumerate(shards):

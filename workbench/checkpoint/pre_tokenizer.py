@@ -39,6 +39,10 @@ NOT_APPLIED = ("NFC", "NFKC", "Precompiled")
 """Normalizers that llama.cpp leaves out and that change little in ordinary text."""
 
 
+_LONGEST_STEP = 24
+"""Letters of one step that are shown: the sentence must fit a notice on a small screen."""
+
+
 @dataclass(frozen=True)
 class Definition:
     """One pre-tokenizer of llama.cpp, as a tokenizer.json describes it. `ignore_merges` None fits either.
@@ -87,7 +91,7 @@ def recognise(path: Path, tokenizer: Mapping[str, Any], asked: str | None) -> st
         if asked not in names():
             raise BadArgument(f"llama.cpp has no pre-tokenizer '{shown(asked)}'; it has {', '.join(sorted(names()))}.")
         return asked
-    by_hash = known()[1].get(fingerprint(path))
+    by_hash = known()[1].get(fingerprint(path)) if path.is_file() else None
     steps, normalizer = steps_of(tokenizer.get("pre_tokenizer")), kinds_of(tokenizer.get("normalizer"), "normalizers")
     definition = _defined(steps, normalizer, tokenizer.get("model"))
     if definition is not None:
@@ -95,10 +99,16 @@ def recognise(path: Path, tokenizer: Mapping[str, Any], asked: str | None) -> st
         return by_hash if by_hash in definition.also else definition.name
     if by_hash is not None:
         return by_hash
+    name = shown(path.absolute().parent.name)
+    if not path.is_file():
+        raise ValidationFailed(
+            f"{name} has vocab.json and merges.txt, and no tokenizer.json that says how words are cut: make one"
+            " with transformers (AutoTokenizer, save_pretrained), or go on with quantdeck quantize and --pre NAME,"
+            " llama.cpp's name of it."
+        )
     raise ValidationFailed(
-        f"The tokenizer in {shown(path.parent)} cuts text in a way that is not known ({_described(steps, normalizer)}),"
-        " and a wrong one would spoil the model: if you know which of llama.cpp's pre-tokenizers it is, name it"
-        " (--pre NAME)."
+        f"The tokenizer in {name} cuts text in a way that is not known ({_described(steps, normalizer)}), and a wrong"
+        " one would spoil the model: who knows its name in llama.cpp goes on with quantdeck quantize and --pre NAME."
     )
 
 
@@ -169,4 +179,5 @@ def kinds_of(part: Any, inner: str) -> tuple[str, ...]:
 
 def _described(steps: Sequence[str], normalizer: Sequence[str]) -> str:
     parts = [step.removeprefix("? ") for step in (*normalizer, *steps)]
-    return ", then ".join(shown(part) for part in parts[:4]) or "it says nothing of it"
+    short = (part if len(part) <= _LONGEST_STEP else f"{part[:_LONGEST_STEP]}..." for part in parts[:4])
+    return ", then ".join(map(shown, short)) or "it says nothing of it"

@@ -24,8 +24,13 @@ _BOS_BY_DEFAULT = ("llama-bpe", "tekken", "falcon3", "pixtral", "midm-2.0", "lfm
 """Pre-tokenizers behind which llama.cpp adds BOS unless it is told not to."""
 
 
-def tokenizer_metadata(folder: Path, tokens: Tokens, config: Mapping[str, Any]) -> dict[str, Value]:
-    """All keys `tokenizer.*` of a vocabulary; ValidationFailed for damaged files."""
+def tokenizer_metadata(
+    folder: Path, tokens: Tokens, config: Mapping[str, Any], tokenizer: Mapping[str, Any]
+) -> dict[str, Value]:
+    """All keys `tokenizer.*` of a vocabulary; ValidationFailed for damaged files.
+
+    `tokenizer` is what `read_tokenizer` found in the folder.
+    """
     found = {
         "tokenizer.ggml.model": value("string", tokens.model),
         "tokenizer.ggml.pre": value("string", tokens.pre),
@@ -36,7 +41,6 @@ def tokenizer_metadata(folder: Path, tokens: Tokens, config: Mapping[str, Any]) 
     found["tokenizer.ggml.token_type"] = array("int32", tokens.kinds)
     if tokens.merges:
         found["tokenizer.ggml.merges"] = array("string", tokens.merges)
-    tokenizer = optional_json(folder / "tokenizer.json")
     settings = optional_json(folder / "tokenizer_config.json")
     ids = special_ids(tokens, config, settings)
     found |= {f"tokenizer.ggml.{_KEYS[kind]}": value("uint32", number) for kind, number in ids.items()}

@@ -67,15 +67,16 @@ class Tokens:
     space_prefix: bool | None = None
 
 
-def read_tokens(folder: Path, n_embeddings: int, pre: str | None) -> Tokens:
+def read_tokens(folder: Path, n_embeddings: int, pre: str | None, tokenizer: Mapping[str, Any]) -> Tokens:
     """The vocabulary of a checkpoint, filled up to `n_embeddings` with tokens that never occur.
+
+    `tokenizer` is what `read_tokenizer` found in the folder.
 
     Raises:
         ModelNotFound: there is no tokenizer.
         ValidationFailed: it is damaged, has more tokens than the model, or is of a kind that cannot be converted.
         BadArgument: `pre` is no pre-tokenizer of llama.cpp's.
     """
-    tokenizer = optional_json(folder / "tokenizer.json")
     binary = folder / "tokenizer.model"
     model = _model(folder, tokenizer)
     if tokenizer and model.get("type") == "BPE" and not model.get("byte_fallback"):
@@ -90,8 +91,8 @@ def read_tokens(folder: Path, n_embeddings: int, pre: str | None) -> Tokens:
             " only BPE can be converted."
         )
     raise ModelNotFound(
-        f"{shown(folder)} holds no tokenizer (tokenizer.json or tokenizer.model); copy the original's beside the"
-        " weights."
+        f"{shown(folder)} holds no tokenizer (tokenizer.json, tokenizer.model, or vocab.json with merges.txt); copy the"
+        " original's beside the weights."
     )
 
 
