@@ -190,6 +190,12 @@ def _add_quantize(commands: Commands[_Parser]) -> None:
     command.add_argument(
         "-o", "--output", default=None, metavar="OUT", help="file to write (default: MODEL-LEVEL.gguf)"
     )
+    command.add_argument(
+        "--split-max-size",
+        default=None,
+        metavar="N(M|G)",
+        help="write files OUT-00001-of-0000N.gguf with so many megabytes or gigabytes of weights at most, as 2G",
+    )
     command.add_argument("--imatrix", default=None, metavar="FILE", help="importance matrix (GGUF or .dat)")
     command.add_argument(
         "--tensor-type", action="append", default=[], metavar="REGEX=TYPE", help="type for tensors whose name matches"

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -65,10 +65,41 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+class Hashes:
+    """The SHA-256 of files that are read one after another: of each, and of all together, as of one long file."""
+
+    def __init__(self) -> None:
+        self.each: list[str] = []
+        self._all = self._file = hashlib.sha256()
+
+    def update(self, piece: bytes) -> None:
+        """Take in what comes next."""
+        self._all.update(piece)
+        if self.each:  # up to its end, the first file is all there is
+            self._file.update(piece)
+
+    def end_file(self) -> None:
+        """Say that the next piece belongs to another file."""
+        self.each.append(self._file.hexdigest())
+        self._file = hashlib.sha256()
+
+    @property
+    def all(self) -> str:
+        """The hash of everything so far; for one file its own."""
+        return self._all.hexdigest()
+
+
+def hashes(paths: Iterable[Path]) -> Hashes:
+    """The SHA-256 of these files, each and all together, read in pieces of 4 MiB; OSError if one cannot be read."""
+    found = Hashes()
+    for path in paths:
+        with path.open("rb") as file:
+            while piece := file.read(4 << 20):
+                found.update(piece)
+        found.end_file()
+    return found
+
+
 def sha256(path: Path) -> str:
-    """The file's SHA-256 as hexadecimal digits, read in pieces of 4 MiB."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(4 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+    """The file's SHA-256 as hexadecimal digits."""
+    return hashes([path]).all

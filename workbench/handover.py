@@ -229,7 +229,11 @@ def _facts(model: Model, entry: Entry | None, level: str) -> list[tuple[str, str
         ("Size", f"{size(model.n_bytes)}, {model.bits_per_weight:.2f} bits per weight"),
         ("Context", f"{context:,} tokens" if isinstance(context, int) else "not given"),
     ]
-    return [*facts, ("SHA-256", entry.sha256)] if entry else facts
+    if not entry:
+        return facts
+    if not entry.files:
+        return [*facts, ("SHA-256", entry.sha256)]
+    return [*facts, *((f"SHA-256 of {Path(file.path).name}", file.sha256) for file in entry.files)]
 
 
 def _types(model: Model) -> list[tuple[str, ...]]:

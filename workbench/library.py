@@ -41,15 +41,26 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class EntryFile:
+    """One file of a model that is split."""
+
+    path: str
+    n_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Entry:
     """One model that we made.
 
-    `source_fingerprint` tells whether the source is still the same; `ratio` is source bytes over own bytes; `n_bytes`
-    is the whole file; `seconds` is the work alone. `created_at` is ISO 8601. `recipe` is the request as plain data.
+    `path` is what is opened; where a model is split that is the first of its `files`, which are empty for one file.
+    `sha256` is the hash of all files one after another, `n_bytes` the size of all. `source_fingerprint` tells whether
+    the source is still the same; `ratio` is source bytes over own bytes; `seconds` is the work alone. `created_at` is
+    ISO 8601. `recipe` is the request as plain data.
     `verification` is one sentence about what was checked, `verified` whether it went well; `notes` are sentences on
     what was made and on where llama.cpp computes otherwise than the original. `other_paths` are older
-    places of the same bytes. `missing` and `changed` are found out when the register is read: nothing at `path` any
-    more, or a file of another size.
+    places of the same bytes. `missing` and `changed` are found out when the register is read: a file is not there any
+    more, or has another size.
     """
 
     sha256: str
@@ -71,6 +82,7 @@ class Entry:
     figures: tuple[Figure, ...] = ()
     notes: tuple[str, ...] = ()
     other_paths: tuple[str, ...] = ()
+    files: tuple[EntryFile, ...] = ()
     missing: bool = field(default=False, metadata={"stored": False})
     changed: bool = field(default=False, metadata={"stored": False})
 
@@ -78,6 +90,11 @@ class Entry:
     def name(self) -> str:
         """The file's name without its folder."""
         return Path(self.path).name
+
+    @property
+    def all_files(self) -> tuple[EntryFile, ...]:
+        """The model's files, also where it is a single one."""
+        return self.files or (EntryFile(self.path, self.n_bytes, self.sha256),)
 
 
 @dataclass(frozen=True)
@@ -219,10 +236,10 @@ class Library:
 def _marked(entry: Entry) -> Entry:
     """The entry with what its file looks like now."""
     try:
-        size = Path(entry.path).stat().st_size
+        sizes = [Path(file.path).stat().st_size for file in entry.all_files]
     except (OSError, ValueError):
         return replace(entry, missing=True)
-    return replace(entry, changed=size != entry.n_bytes)
+    return replace(entry, changed=sizes != [file.n_bytes for file in entry.all_files])
 
 
 def _frozen(figure: Figure) -> tuple[Any, ...]:

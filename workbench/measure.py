@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import BadArgument, ModelNotFound, QuantdeckError
-from .files import sha256, write_atomically
-from .library import Entry, Figure, Library
+from .files import hashes, sha256, write_atomically
+from .library import Entry, EntryFile, Figure, Library
 from .llama import Cancelled, LoadSettings
 from .llama.corpus import read_corpus
 from .llama.evaluate import (
@@ -159,34 +159,39 @@ def evaluations(session: Session) -> Path:
 
 
 def entry_of(library: Library, path: Path, model: Model) -> Entry:
-    """The library's entry of a file; a file that is not registered yet is hashed and registered as made elsewhere.
+    """The library's entry of a model; one that is not registered yet is hashed and registered as made elsewhere.
 
-    A file of the size and the age that the library knows is taken to be the one it knows.
+    Files of the size and the age that the library knows are taken to be those it knows.
     """
-    status = path.stat()
-    known = library.find(path)
-    if known and known.n_bytes == status.st_size:
+    paths = [file.absolute() for file in model.files]
+    statuses = [file.stat() for file in paths]
+    n_bytes = sum(status.st_size for status in statuses)
+    known = library.find(model.path)
+    if known and known.n_bytes == n_bytes:
         registered = datetime.fromisoformat(known.created_at).timestamp()
-        if status.st_mtime <= registered + _CLOCK_SLACK:
+        if max(status.st_mtime for status in statuses) <= registered + _CLOCK_SLACK:
             return known
-    digest = sha256(path)
-    if same := library.get(digest):
+    found = hashes(paths)
+    if same := library.get(found.all):
         return same
+    rows = zip(paths, statuses, found.each, strict=True)
+    files = tuple(EntryFile(str(file), status.st_size, digest) for file, status, digest in rows)
     from .advice.candidates import level_of
 
     entry = Entry(
-        sha256=digest,
-        path=str(path.absolute()),
+        sha256=found.all,
+        path=str(paths[0]),
         source="",
         source_fingerprint="",
         architecture=model.architecture,
         level=level_of(model),
-        n_bytes=status.st_size,
+        n_bytes=n_bytes,
         ratio=1.0,
         bits_per_weight=model.bits_per_weight,
         seconds=0.0,
         created_at=_now(),
         verification=MEASURED_ELSEWHERE,
+        files=files if len(files) > 1 else (),
     )
     library.add(entry)
     return entry

@@ -116,9 +116,9 @@ def look(places: Sequence[Place], registered: Sequence[Entry] = ()) -> Shelf:
             items += found
         except OSError as error:
             problems.append(f"{printable(str(place.folder))} cannot be read: {error.strerror}.")
-    for path in known:
+    for entry in known.values():
         with contextlib.suppress(OSError):
-            items += _gguf_items("own", [_File.of(Path(path))])
+            items += _gguf_items("own", [_File.of(Path(os.path.realpath(file.path))) for file in entry.all_files])
     return Shelf(tuple(_ordered(_once(items), known)), tuple(problems))
 
 
@@ -160,7 +160,8 @@ def _ordered(items: Iterable[Shelved], known: Mapping[str, Entry]) -> list[Shelv
     for item in items:
         entry = known.get(os.path.realpath(item.files[0]))
         if entry and not entry.changed:
-            hashes = (entry.sha256,) if len(item.files) == 1 else item.hashes
+            listed_hashes = tuple(file.sha256 for file in entry.all_files)
+            hashes = listed_hashes if len(listed_hashes) == len(item.files) else item.hashes
             listed.append(replace(item, entry=entry, hashes=hashes, level=entry.level))
         else:
             listed.append(item)

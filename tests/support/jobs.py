@@ -171,7 +171,7 @@ class Bench:
         return True
 
     def partials(self) -> list[Path]:
-        return sorted(self.folder.glob(".*.partial"))
+        return sorted(self.folder.glob(".*.partial*"))
 
 
 def _ours() -> Iterator[psutil.Process]:

@@ -35,7 +35,7 @@ from quantdeck.workbench.jobs.journal import (
     Working,
     decode,
 )
-from quantdeck.workbench.jobs.plan import Plan, PlannedTensor
+from quantdeck.workbench.jobs.plan import Plan, PlannedFile, PlannedTensor
 from quantdeck.workbench.jobs.snapshot import HISTORY_POINTS, ErrorSums, Fold, fold
 from quantdeck.workbench.jobs.spec import JobSpec
 
@@ -65,7 +65,7 @@ def _plan() -> Plan:
         PlannedTensor("a", (4, 8), "F16", 64, "Q8_0", 32, 40, "Q8_0"),
         PlannedTensor("b", (4, 4), "F16", 32, "F16", 96, 32, "Q8_0", "because"),
     )
-    return Plan(b"H" * 32, tensors, 128, (), range_weights=8)
+    return Plan((PlannedFile(b"H" * 32, 128),), tensors, (), range_weights=8)
 
 
 SPEC = JobSpec(source="/s", output="/o/x.gguf", level="Q8_0", workers=2)

@@ -40,14 +40,6 @@ SHAPES = {
 LONG = {f"blk.{i}.ffn_up.weight": (1024, 2048) for i in range(10)}
 
 
-@pytest.fixture
-def bench(tmp_path: Path):
-    bench = Bench(tmp_path)
-    yield bench
-    for process in bench.processes():
-        process.kill()
-
-
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_plain_model(tmp_path_factory.mktemp("source") / "small.gguf", SHAPES)
@@ -89,7 +81,7 @@ def test_padding_and_end_are_zeros(bench: Bench, source: Path):
     end = bench.run(source, "Q8_0")
     content = (bench.folder / "out.gguf").read_bytes()
     assert len(content) == end.plan.total
-    assert content.startswith(end.plan.header)
+    assert content.startswith(end.plan.files[0].header)
     for offset, length in end.plan.gaps():
         assert content[offset : offset + length] == bytes(length)
 

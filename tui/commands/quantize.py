@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ...workbench.errors import BadArgument, QuantdeckError
 from ...workbench.jobs import JobSnapshot, JobStore, Proposal
 from ...workbench.recipe import Request
 from ...workbench.session import Session, model_path, open_session
-from ...workbench.text import duration, size
+from ...workbench.text import duration, printable, size
 from ..describe import check_words, default_output, plan_facts, progress_words
 from ..terminal import Terminal
 
@@ -60,6 +61,7 @@ def _propose(session: Session, arguments: argparse.Namespace) -> Proposal:
         overwrite=arguments.overwrite,
         library=session.paths.library,
         imatrix=Path(arguments.imatrix) if arguments.imatrix else None,
+        max_file_bytes=_file_bytes(arguments.split_max_size) if arguments.split_max_size is not None else None,
         pre=arguments.pre,
     )
 
@@ -69,6 +71,14 @@ def _override(text: str) -> tuple[str, str]:
     if not equals or not pattern or not kind:
         raise BadArgument(f"--tensor-type {text} is not of the form REGEX=TYPE, for example ffn_down=Q6_K.")
     return pattern, kind
+
+
+def _file_bytes(text: str) -> int:
+    """Bytes of a size as llama.cpp's gguf-split takes it: whole millions (M) or thousands of millions (G)."""
+    match = re.fullmatch(r"0*([1-9]\d{0,5})([MG])", text, re.ASCII)
+    if not match:
+        raise BadArgument(f"--split-max-size {printable(text)} is no size; give a whole number of M or G, as 2G.")
+    return int(match[1]) * {"M": 10**6, "G": 10**9}[match[2]]
 
 
 def say_plan(proposal: Proposal, terminal: Terminal) -> None:
@@ -109,7 +119,8 @@ def finish(snapshot: JobSnapshot, terminal: Terminal) -> int:
         ratio = snapshot.spec.source_bytes / max(1, snapshot.plan.total)
         made = f"{size(snapshot.plan.total)}, {ratio:.2f} times smaller"
         terminal.say(f"Done in {duration(snapshot.seconds)}: {made}, loaded by llama.cpp and checked.")
-        terminal.say(f"sha256 {snapshot.sha256}")
+        for path, digest in zip(snapshot.spec.outputs, snapshot.hashes, strict=True):
+            terminal.say(f"sha256 {digest}" + (f"  {path.name}" if snapshot.spec.max_file_bytes else ""))
         return 0
     words = progress_words(snapshot)
     terminal.warn(
@@ -128,6 +139,7 @@ def _document(
         "message": snapshot.message if snapshot else "",
         "source": spec.source,
         "output": spec.output,
+        "files": _files(proposal, snapshot),
         "level": spec.level,
         "bytes": plan.total,
         "bits_per_weight": plan.bits_per_weight,
@@ -142,9 +154,17 @@ def _document(
                 "source_type": t.source_type,
                 "type": t.type,
                 "bytes": t.n_bytes,
+                "file": t.file,
                 "offset": t.offset,
                 "reason": t.reason,
             }
             for t in plan.tensors
         ],
     }
+
+
+def _files(proposal: Proposal, snapshot: JobSnapshot | None) -> list[dict[str, Any]]:
+    """All files of the output: `sha256` above is the hash of all, one after another."""
+    hashes = snapshot.hashes if snapshot and snapshot.hashes else [None] * len(proposal.plan.files)
+    rows = zip(proposal.spec.outputs, proposal.plan.files, hashes, strict=True)
+    return [{"path": str(path), "bytes": file.n_bytes, "sha256": digest} for path, file, digest in rows]

@@ -143,10 +143,14 @@ class Verifying(JobEvent):
 
 @dataclass(frozen=True)
 class Verified(JobEvent):
-    """The whole file is as planned and on disk; only its name is missing. `facts` is what llama.cpp said of it."""
+    """The output is as planned and on disk; only its name is missing. `facts` is what llama.cpp said of it.
+
+    `sha256` is the hash of all files one after another, `files` are those of each.
+    """
 
     sha256: str
     facts: dict[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ class Cancelled(JobEvent):
 
 @dataclass(frozen=True)
 class Done(JobEvent):
-    """The file stands under its final name.
+    """The output stands under its final name.
 
     `seconds` is the time of work over all runs, waiting not counted; `cpu_seconds` is that of the last run's processes.
     """

@@ -1,4 +1,4 @@
-"""The plan of a job: the output file laid out to the last byte before the first weight is read."""
+"""The plan of a job: the output's files laid out to the last byte before the first weight is read."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ResumeFailed
 from ..files import write_atomically
@@ -62,9 +63,25 @@ class Range:
     count: int
 
 
+class Place(NamedTuple):
+    """A stretch of the output: the number of a file, and an offset and a length in bytes."""
+
+    file: int
+    offset: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file of the output: its complete header, and its size in bytes."""
+
+    header: bytes = field(repr=False)
+    n_bytes: int
+
+
 @dataclass(frozen=True)
 class PlannedTensor:
-    """One tensor of the output. `offset` counts from the beginning of the file; `n_bytes` is without padding.
+    """One tensor of the output. `offset` counts from the beginning of file `file`; `n_bytes` is without padding.
 
     `shape` is in ggml's order (shape[0] is the row length). `asked` is the level's own type, `reason` says why `type`
     is another one. `source_file` is an index into `Plan.sources`, `source_offset` a position in that file. Huge rows
@@ -83,6 +100,7 @@ class PlannedTensor:
     source_file: int = 0
     source_offset: int = 0
     split: int = 1
+    file: int = 0
 
     @property
     def row_length(self) -> int:
@@ -120,16 +138,16 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """The output as a file: complete header, every tensor's place, total size; and what the inputs were.
+    """The output as files, mostly one: headers, sizes, every tensor's place; and what the inputs were.
 
-    `sources` are the model's files, `imatrix` is the importance matrix's, or empty.
+    `tensors` are in the order of the files. `sources` are the model's files, `imatrix` is the importance matrix's, or
+    empty.
 
     Two plans of the same request on the same source are equal, and so are the files they lead to.
     """
 
-    header: bytes = field(repr=False)
+    files: tuple[PlannedFile, ...]
     tensors: tuple[PlannedTensor, ...]
-    total: int
     sources: tuple[Fingerprint, ...]
     imatrix: tuple[Fingerprint, ...] = ()
     range_weights: int = RANGE_WEIGHTS
@@ -145,13 +163,23 @@ class Plan:
         return " ".join(f"{source.size}-{source.head_sha256[:32]}" for source in self.sources)
 
     @cached_property
+    def total(self) -> int:
+        """Bytes of all files of the output."""
+        return sum(file.n_bytes for file in self.files)
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """Where each file would begin if all stood one after another."""
+        return tuple(accumulate((file.n_bytes for file in self.files[:-1]), initial=0))
+
+    @cached_property
     def n_weights(self) -> int:
         """Elements of all tensors."""
         return sum(tensor.n_weights for tensor in self.tensors)
 
     @cached_property
     def data_bytes(self) -> int:
-        """Bytes of all tensors in the output, header and padding not counted."""
+        """Bytes of all tensors in the output, headers and padding not counted."""
         return sum(tensor.n_bytes for tensor in self.tensors)
 
     @cached_property
@@ -172,36 +200,38 @@ class Plan:
             yield Range(index, first, min(step, tensor.n_rows - first))
 
     def ranges(self) -> Iterator[Range]:
-        """All tasks, in the order of the file."""
+        """All tasks, in the order of the files."""
         for index in range(len(self.tensors)):
             yield from self.ranges_of(index)
 
-    def place(self, task: Range) -> tuple[int, int]:
-        """Offset in the file and length in bytes of a task's output."""
+    def place(self, task: Range) -> Place:
+        """Where a task's output belongs."""
         tensor = self.tensors[task.tensor]
-        return tensor.offset + task.first * tensor.row_bytes, task.count * tensor.row_bytes
+        return Place(tensor.file, tensor.offset + task.first * tensor.row_bytes, task.count * tensor.row_bytes)
 
-    def gaps(self) -> Iterator[tuple[int, int]]:
-        """(offset, length) of the padding behind the header and behind each tensor, which holds zeros."""
-        end = len(self.header)
-        for tensor in sorted(self.tensors, key=lambda t: t.offset):
+    def gaps(self, number: int = 0) -> Iterator[tuple[int, int]]:
+        """(offset, length) of the padding in a file, behind the header and behind each tensor, which holds zeros."""
+        file = self.files[number]
+        end = len(file.header)
+        for tensor in sorted((t for t in self.tensors if t.file == number), key=lambda t: t.offset):
             if tensor.offset > end:
                 yield end, tensor.offset - end
             end = tensor.offset + tensor.n_bytes
-        if self.total > end:
-            yield end, self.total - end
+        if file.n_bytes > end:
+            yield end, file.n_bytes - end
 
     def write(self, folder: Path) -> None:
         """Put the plan into a job's folder."""
+        headers = b"".join(file.header for file in self.files)
         document = {
-            "header_sha256": hashlib.sha256(self.header).hexdigest(),
-            "total": self.total,
+            "header_sha256": hashlib.sha256(headers).hexdigest(),
+            "files": [[len(file.header), file.n_bytes] for file in self.files],
             "range_weights": self.range_weights,
             "sources": [asdict(source) for source in self.sources],
             "imatrix": [asdict(source) for source in self.imatrix],
             "tensors": [asdict(tensor) for tensor in self.tensors],
         }
-        write_atomically(folder / "header.bin", self.header)
+        write_atomically(folder / "header.bin", headers)
         write_atomically(folder / "plan.json", json.dumps(document, indent=0).encode())
 
     @classmethod
@@ -209,13 +239,12 @@ class Plan:
         """The plan in a job's folder; ResumeFailed if it is missing or damaged."""
         try:
             document = json.loads((folder / "plan.json").read_bytes())
-            header = (folder / "header.bin").read_bytes()
-            if hashlib.sha256(header).hexdigest() != document["header_sha256"]:
+            headers = (folder / "header.bin").read_bytes()
+            if hashlib.sha256(headers).hexdigest() != document["header_sha256"]:
                 raise ValueError("the header does not have its hash")
             return cls(
-                header=header,
+                files=_files(headers, document),
                 tensors=tuple(_tensor(entry) for entry in document["tensors"]),
-                total=int(document["total"]),
                 sources=tuple(Fingerprint(**entry) for entry in document["sources"]),
                 imatrix=tuple(Fingerprint(**entry) for entry in document["imatrix"]),
                 range_weights=int(document["range_weights"]),
@@ -230,17 +259,32 @@ def _tensor(entry: dict[str, Any]) -> PlannedTensor:
     return PlannedTensor(**entry | {"shape": tuple(int(extent) for extent in entry["shape"])})
 
 
-def make_plan(model: Model, recipe: Recipe, imatrix: Path | None = None) -> Plan:
-    """Lay the recipe out as a GGUF file, and take the fingerprints of the model's files and the importance matrix.
+def _files(headers: bytes, document: dict[str, Any]) -> tuple[PlannedFile, ...]:
+    # Jobs of older versions make one file.
+    sizes = document["files"] if "files" in document else [[len(headers), document["total"]]]
+    ends = list(accumulate(int(length) for length, _ in sizes))
+    if not ends or ends[-1] != len(headers):
+        raise ValueError("the headers do not have their lengths")
+    return tuple(PlannedFile(headers[end - length : end], int(n)) for (length, n), end in zip(sizes, ends, strict=True))
+
+
+def make_plan(model: Model, recipe: Recipe, imatrix: Path | None = None, max_file_bytes: int | None = None) -> Plan:
+    """Lay the recipe out as GGUF files, and take the fingerprints of the model's files and the importance matrix.
+
+    With `max_file_bytes` the output is split as `model.write_headers` says, even into one file.
 
     Raises:
         OSError: one of them cannot be read.
     """
-    from ..model import write_header
+    from ..model import write_headers
 
-    alignment = recipe.metadata.get("general.alignment")
     layout = [(choice.tensor.name, choice.tensor.shape, choice.type) for choice in recipe.tensors]
-    header = write_header(recipe.metadata, layout, **({"alignment": alignment.python} if alignment else {}))
+    headers = write_headers(recipe.metadata, layout, max_file_bytes)
+    places = [
+        Place(number, offset, n_bytes)
+        for number, header in enumerate(headers)
+        for offset, n_bytes in zip(header.offsets, header.sizes, strict=True)
+    ]
     tensors = [
         PlannedTensor(
             name=choice.tensor.name,
@@ -248,20 +292,20 @@ def make_plan(model: Model, recipe: Recipe, imatrix: Path | None = None) -> Plan
             source_type=choice.tensor.type,
             source_bytes=choice.tensor.n_bytes,
             type=choice.type,
-            offset=offset,
-            n_bytes=n_bytes,
+            offset=place.offset,
+            n_bytes=place.n_bytes,
             asked=choice.asked,
             reason=choice.reason,
             source_file=choice.tensor.file,
             source_offset=choice.tensor.offset,
             split=pieces(choice, weighted=imatrix is not None),
+            file=place.file,
         )
-        for choice, offset, n_bytes in zip(recipe.tensors, header.offsets, header.sizes, strict=True)
+        for choice, place in zip(recipe.tensors, places, strict=True)
     ]
     return Plan(
-        header=header.content,
+        files=tuple(PlannedFile(header.content, header.total_size) for header in headers),
         tensors=tuple(tensors),
-        total=header.total_size,
         sources=tuple(Fingerprint.of(path) for path in model.files),
         imatrix=(Fingerprint.of(imatrix.absolute()),) if imatrix else (),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -31,25 +32,32 @@ class NotEnoughSpace(QuantdeckError):
 def check_output(spec: JobSpec, sources: Iterable[Path]) -> None:
     """The output's place: a writable folder, no file there unless it may be replaced, and never a source."""
     output = Path(spec.output)
-    shown = printable(spec.output)
     if not output.name:
-        raise BadArgument(f"{shown} is not a file name.")
+        raise BadArgument(f"{printable(spec.output)} is not a file name.")
+    sources = tuple(sources)
     try:
-        if output.is_dir():
-            raise BadArgument(f"{shown} is a folder; name a file in it.")
         if not output.parent.is_dir():
             raise BadArgument(f"The folder {printable(str(output.parent))} does not exist; make it first.")
-        for source in sources:
-            if output.exists() and source.exists() and output.samefile(source):
-                raise BadArgument(f"{shown} is the source itself; choose another output.")
-        if output.exists() and not spec.overwrite:
-            raise OutputExists(f"{shown} exists already; choose another name, or allow overwriting.")
-        if len(os.fsencode(spec.partial.name)) > os.pathconf(output.parent, "PC_NAME_MAX"):
+        for file in spec.outputs:
+            _check_file(file, spec.overwrite, sources)
+        if len(os.fsencode(spec.partials[0].name)) > os.pathconf(output.parent, "PC_NAME_MAX"):
             raise BadArgument(f"The name {printable(output.name)} is too long; choose a shorter one.")
     except OSError as error:
-        raise BadArgument(f"{shown} cannot be used as the output: {error.strerror}.") from error
+        raise BadArgument(f"{printable(spec.output)} cannot be used as the output: {error.strerror}.") from error
     if not os.access(output.parent, os.W_OK | os.X_OK):
         raise BadArgument(f"You may not write into {printable(str(output.parent))}; choose another folder.")
+
+
+def _check_file(file: Path, overwrite: bool, sources: Iterable[Path]) -> None:
+    shown = printable(str(file))
+    if file.is_dir():
+        raise BadArgument(f"{shown} is a folder; name a file in it.")
+    if not file.exists():
+        return
+    if any(source.exists() and file.samefile(source) for source in sources):
+        raise BadArgument(f"{shown} is the source itself; choose another output.")
+    if not overwrite:
+        raise OutputExists(f"{shown} exists already; choose another name, or allow overwriting.")
 
 
 def check_sources(plan: Plan) -> None:
@@ -65,11 +73,12 @@ def check_sources(plan: Plan) -> None:
 
 def check_rivals(store: JobStore, spec: JobSpec, job_id: str = "") -> None:
     """No other job that has not ended makes the same file."""
-    output = os.path.realpath(spec.output)
+    outputs = {os.path.realpath(output): output for output in spec.outputs}
     for folder, other in store.live():
-        if folder.id != job_id and os.path.realpath(other.output) == output:
+        theirs = (os.path.realpath(output) for output in other.outputs) if folder.id != job_id else ()
+        if same := next((outputs[path] for path in theirs if path in outputs), None):
             raise BadArgument(
-                f"Job {folder.id} already makes {printable(spec.output)}; resume or cancel it, or name another file."
+                f"Job {folder.id} already makes {printable(str(same))}; resume or cancel it, or name another file."
             )
 
 
@@ -79,13 +88,13 @@ def check_space(store: JobStore, spec: JobSpec, total: int, job_id: str = "") ->
     try:
         free = shutil.disk_usage(folder).free
         claimed = sum(
-            other.output_bytes - allocated(other.partial)
+            other.output_bytes - allocated(other.partials)
             for other_folder, other in store.live()
             if other_folder.id != job_id and _same_file_system(folder, Path(other.output).parent)
         )
     except OSError as error:
         raise BadArgument(f"The free space of {printable(str(folder))} cannot be told: {error.strerror}.") from error
-    needed = total - allocated(spec.partial)
+    needed = total - allocated(spec.partials)
     if needed + SPARE_BYTES > free - max(0, claimed):
         others = f", of which other jobs still need {size(claimed)}" if claimed > 0 else ""
         raise NotEnoughSpace(
@@ -109,12 +118,13 @@ def check_memory(spec: JobSpec) -> None:
         )
 
 
-def allocated(path: Path) -> int:
-    """Bytes that a file occupies on its disk, 0 if it is not there."""
-    try:
-        return path.stat().st_blocks * 512
-    except OSError:
-        return 0
+def allocated(paths: Iterable[Path]) -> int:
+    """Bytes that files occupy on their disk; those that are not there occupy none."""
+    total = 0
+    for path in paths:
+        with contextlib.suppress(OSError):
+            total += path.stat().st_blocks * 512
+    return total
 
 
 def _same_file_system(one: Path, other: Path) -> bool:

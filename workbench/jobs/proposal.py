@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import BadArgument, ModelNotFound
+from ..shards import MOST_SHARDS, SHARD_NAME, shard_path
 from ..text import printable
 from . import preflight
 from .control import MAX_WORKERS
@@ -44,6 +45,7 @@ def prepare(
     verify: bool = True,
     library: Path | None = None,
     imatrix: Path | None = None,
+    max_file_bytes: int | None = None,
     pre: str | None = None,
 ) -> Proposal:
     """Everything that `submit` needs, with all checks done and nothing written.
@@ -56,6 +58,8 @@ def prepare(
         verify: load the result in llama.cpp before it gets its name.
         library: the register to put the result into.
         imatrix: importance matrix file.
+        max_file_bytes: split the output into files of so many bytes at most, see `model.write_headers`; their names
+            are made from `output` (NAME-00001-of-0000N.gguf), and the job's own output is the first of them.
         pre: llama.cpp's name of a checkpoint's pre-tokenizer, see `read_model`.
 
     Raises:
@@ -77,6 +81,7 @@ def prepare(
         verify=verify,
         library=library,
         imatrix=imatrix,
+        max_file_bytes=max_file_bytes,
     )
 
 
@@ -125,6 +130,7 @@ def propose(
     verify: bool = True,
     library: Path | None = None,
     imatrix: Path | None = None,
+    max_file_bytes: int | None = None,
 ) -> Proposal:
     """As `prepare`, for a model that was read and a recipe that was made already (a matrix of jobs on one source)."""
     workers = usable_cores() if workers is None else workers
@@ -132,13 +138,15 @@ def propose(
         raise BadArgument(f"{workers} workers make no sense; choose 1 to {MAX_WORKERS}.")
     if not -20 <= nice <= 19:
         raise BadArgument(f"A nice level of {nice} makes no sense; choose -20 to 19.")
+    if max_file_bytes is not None and max_file_bytes < 1:
+        raise BadArgument(f"Files of at most {max_file_bytes} bytes make no sense; choose a larger size.")
     try:
-        plan = make_plan(model, recipe, imatrix)
+        plan = make_plan(model, recipe, imatrix, max_file_bytes)
     except OSError as error:
         raise ModelNotFound(f"{printable(str(model.path))} cannot be read: {error.strerror}.") from error
     spec = JobSpec(
         source=str(model.path.absolute()),
-        output=str(output.expanduser().absolute()),
+        output=str(first_file(output.expanduser().absolute(), len(plan.files), max_file_bytes is not None)),
         level=recipe.level,
         workers=workers,
         nice=nice,
@@ -152,11 +160,24 @@ def propose(
         n_weights=plan.n_weights,
         source_bytes=sum(fingerprint.size for fingerprint in plan.sources),
         output_bytes=plan.total,
+        max_file_bytes=max_file_bytes or 0,
         notes=(*recipe.notes, *model.notes),
         request=asdict(request),
     )
     check(store, spec, plan)
     return Proposal(spec, plan, recipe, model)
+
+
+def first_file(output: Path, count: int, split: bool) -> Path:
+    """The file that a result of `count` files is opened by; BadArgument for a name that cannot be used so."""
+    shown = printable(output.name)
+    if split and count > MOST_SHARDS:
+        raise BadArgument(
+            f"{shown} would be split into {count} files, and {MOST_SHARDS} are allowed; make them larger."
+        )
+    if SHARD_NAME.fullmatch(output.name):
+        raise BadArgument(f"{shown} is the name of one file of several; give the name without its number.")
+    return shard_path(output.parent, output.name.removesuffix(".gguf"), 1, count) if split else output
 
 
 def check(store: JobStore, spec: JobSpec, plan: Plan) -> None:

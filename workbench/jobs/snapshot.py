@@ -115,7 +115,7 @@ class JobSnapshot:
     runs); `seconds_left` is None while it cannot be told. `working` maps a worker to the tensor that it has in hand.
     `rate_history` holds (seconds of work since the job began, weights a second). `message` is the sentence that
     matters now (why it failed or pauses, who goes first), `notes` are all sentences so far. `seconds` counts work,
-    not waiting.
+    not waiting. `sha256` is the hash of the output, `hashes` are those of its files; empty until it is verified.
     """
 
     id: str
@@ -142,6 +142,7 @@ class JobSnapshot:
     exit_code: int
     resumable: bool
     garbled_lines: int
+    hashes: tuple[str, ...]
     tensors: tuple[TensorProgress, ...] = field(repr=False)
 
     @property
@@ -207,6 +208,7 @@ class Fold:
         self._message = self._step = self._sha256 = ""
         self._notes: list[str] = []
         self._facts: dict[str, Any] = {}
+        self._hashes: tuple[str, ...] = ()
         self._created = self._ended = 0.0
         self._exit_code = 0
         self._resumable = True
@@ -254,6 +256,7 @@ class Fold:
                 self._step = event.step
             case events.Verified():
                 self._sha256, self._facts = event.sha256, event.facts
+                self._hashes = event.files or (event.sha256,)  # older versions make one file
             case events.Interrupted():
                 self._halt(clock, "interrupted", event.reason)
             case events.Failed():
@@ -351,8 +354,13 @@ class Fold:
 
     @property
     def sha256(self) -> str:
-        """Hash of the whole file, empty as long as it is not verified."""
+        """Hash of all files one after another, empty as long as they are not verified."""
         return self._sha256
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """Hash of each file, none as long as they are not verified."""
+        return self._hashes
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -401,6 +409,7 @@ class Fold:
             exit_code=self._exit_code,
             resumable=self._resumable and (self.status in ("failed", "interrupted", "paused") or not self.runs),
             garbled_lines=self.garbled_lines,
+            hashes=self._hashes,
             tensors=tuple(self._tensor(index) for index in range(len(self.plan.tensors))),
         )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadArgument, ResumeFailed
 from ..files import write_atomically
+from ..shards import SHARD_NAME, shard_path, shard_paths
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,6 +27,9 @@ VERSION = 1
 @dataclass(frozen=True)
 class JobSpec:
     """One job. Paths are absolute. `request` is a `recipe.Request` as plain values, for the record.
+
+    `output` is the file that the result is opened by, the first one if the result is split into files of at most
+    `max_file_bytes` (0: it is not split).
 
     `workers` and `nice` are what the job starts with. `library` is where the result is registered, empty for nowhere.
     `imatrix` is the importance matrix's file, empty for none. Sizes are in bytes.
@@ -47,13 +51,23 @@ class JobSpec:
     source_bytes: int = 0
     output_bytes: int = 0
     notes: tuple[str, ...] = ()
+    max_file_bytes: int = 0
     request: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def partial(self) -> Path:
-        """The file that is written until the job is done, beside the output."""
+    def outputs(self) -> tuple[Path, ...]:
+        """All files of the result, `output` being the first."""
+        return shard_paths(Path(self.output))
+
+    @property
+    def partials(self) -> tuple[Path, ...]:
+        """The files that are written until the job is done, beside those of the result."""
         output = Path(self.output)
-        return output.with_name(f".{output.name}.partial")
+        if match := SHARD_NAME.fullmatch(output.name):
+            # llama.cpp opens several files only by names of this form.
+            stem, number, count = f".{match['stem']}.partial", int(match["number"]), int(match["count"])
+            return shard_paths(shard_path(output.parent, stem, number, count))
+        return (output.with_name(f".{output.name}.partial"),)
 
     def write(self, path: Path) -> None:
         """Write the spec as TOML; BadArgument for names that TOML cannot hold."""
@@ -80,8 +94,8 @@ class JobSpec:
             spec = cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
             if not all(isinstance(getattr(spec, n), str) for n in ("source", "output", "level", "library", "imatrix")):
                 raise TypeError("a path is not a string")
-            if not isinstance(spec.workers, int) or not isinstance(spec.nice, int):
-                raise TypeError("workers and nice are whole numbers")
+            if not all(isinstance(n, int) for n in (spec.workers, spec.nice, spec.max_file_bytes)):
+                raise TypeError("a number is not whole")
         except (OSError, ValueError, TypeError) as error:
             raise ResumeFailed(f"The job's {path} is missing or damaged; submit the job again.") from error
         return spec

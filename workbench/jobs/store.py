@@ -20,6 +20,7 @@ from .journal import Cancelled, Created, Done, Failed, Interrupted, JournalReade
 from .locks import Lock
 from .partial import discard
 from .plan import Plan
+from .publish import Publication
 from .snapshot import CUT_OFF, ENDED, STATUSES, Fold, JobSnapshot, JobSummary
 from .spec import JobSpec
 
@@ -237,8 +238,7 @@ class JobStore:
                 snapshot = JobWatch(folder).look()
                 if snapshot.status in ("done", "cancelled"):
                     return True
-                spec = folder.spec()
-                discard(spec.partial)
+                _withdraw(snapshot)
                 journal = JournalWriter(folder.journal)
                 journal.append(Cancelled())
                 journal.close()
@@ -268,6 +268,13 @@ class JobStore:
     def _remove_partial(self, folder: JobFolder) -> None:
         """What a failed job left beside its output goes, unless another job is at the same file now."""
         with contextlib.suppress(ResumeFailed, OSError):
-            partial = folder.spec().partial
-            if all(other.partial != partial for other_folder, other in self.live() if other_folder != folder):
-                discard(partial)
+            snapshot = JobWatch(folder).look()
+            output = snapshot.spec.output
+            if all(other.output != output for other_folder, other in self.live() if other_folder != folder):
+                _withdraw(snapshot)
+
+
+def _withdraw(job: JobSnapshot) -> None:
+    """Nothing unfinished of a job that has no supervisor stays beside its output, under whatever name."""
+    Publication(job.spec, job.plan, job.hashes).take_back()
+    discard(job.spec.partials)

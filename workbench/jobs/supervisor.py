@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .. import processes
 from ..errors import QuantdeckError, ResumeFailed, ValidationFailed
-from ..files import sha256, sync_folder
+from ..files import sha256
 from ..text import printable, size
 from . import journal as events
 from . import preflight
@@ -36,6 +36,7 @@ from .locks import Lock
 from .partial import Companion, Partial, digest, discard
 from .plan import Plan, Range
 from .pool import Death, Farewell, Pool, Report
+from .publish import Publication
 from .snapshot import Fold
 from .store import JobFolder
 from .turns import Turn
@@ -141,7 +142,7 @@ class Supervisor:
         except QuantdeckError as error:
             self.finish(events.Failed(reason=str(error), resumable=True, exit_code=error.exit_code))
         except OSError as error:
-            where = printable(str(error.filename or self.spec.partial))
+            where = printable(str(error.filename or self.spec.partials[0]))
             self.finish(
                 events.Failed(
                     reason=f"{where} could not be used: {error.strerror or error}; resume the job when it can.",
@@ -219,7 +220,7 @@ class Supervisor:
             time.sleep(TICK)
             if time.monotonic() - looked >= SPACE_CHECK and self.control.read().wish == "run":
                 looked = time.monotonic()
-                if shutil.disk_usage(self.spec.partial.parent).free >= pause.needs:
+                if shutil.disk_usage(Path(self.spec.output).parent).free >= pause.needs:
                     return
 
     # -- what goes out: the journal ----------------------------------------------------------------------------------
@@ -256,7 +257,7 @@ class Supervisor:
         with contextlib.suppress(OSError):
             self.journal.sync()
 
-    # -- the partial file --------------------------------------------------------------------------------------------
+    # -- the partial files -------------------------------------------------------------------------------------------
 
     def check_before_start(self) -> None:
         """The output's place and the source, once more: time has passed since the job was prepared."""
@@ -267,11 +268,11 @@ class Supervisor:
         preflight.check_output(self.spec, [Path(source.path) for source in self.plan.inputs])
 
     def open_partial(self) -> None:
-        """Open the partial file and keep of it what an earlier run finished, checked by hash."""
+        """Open the partial files and keep of them what an earlier run finished, checked by hash."""
         if self.partial:
             return
         try:
-            self.partial = Partial(self.spec.partial, self.plan, fresh=not self.fold.ranges)
+            self.partial = Partial(self.spec.partials, self.plan, fresh=not self.fold.ranges)
         except OSError as error:
             if error.errno not in FULL:
                 raise
@@ -286,16 +287,15 @@ class Supervisor:
         lost = []
         for task, event in self.fold.ranges.items():
             self.obey()
-            offset, length = self.plan.place(task)
-            if digest(partial.read(offset, length)) != event.digest:
+            if digest(partial.read(self.plan.place(task))) != event.digest:
                 lost.append((task.tensor, task.first))
         self.record(events.Rechecked(kept=len(self.fold.ranges) - len(lost), lost=tuple(lost)))
         self.record(events.Running())
 
     def disk_full(self) -> Pause:
         """The pause for a full disk."""
-        folder = self.spec.partial.parent
-        needs = self.plan.total - preflight.allocated(self.spec.partial)
+        folder = Path(self.spec.output).parent
+        needs = self.plan.total - preflight.allocated(self.spec.partials)
         return Pause(
             f"{printable(str(folder))} is full, and {size(max(needs, 0))} must still be written; "
             "make room and the job goes on.",
@@ -305,10 +305,10 @@ class Supervisor:
     def remove_partial(self) -> None:
         """Nothing of the job stays beside the output."""
         self.release_partial()
-        discard(self.spec.partial)
+        discard(self.spec.partials)
 
     def release_partial(self) -> None:
-        """Close the partial file; it stays."""
+        """Close the partial files; they stay."""
         if self.companion:
             self.companion.close()
         if self.partial:
@@ -337,19 +337,22 @@ class Supervisor:
         self.check_source_quickly(0)
 
     def advance(self) -> None:
-        """Tell the companion how much of the file's beginning is final."""
+        """Tell the companion how much of the output's beginning is final."""
         while self.frontier < len(self.tasks) and self.tasks[self.frontier] in self.fold.ranges:
             self.frontier += 1
         if self.companion:
-            whole = self.frontier == len(self.tasks)
-            self.companion.advance(self.plan.total if whole else self.plan.place(self.tasks[self.frontier])[0])
+            final = self.plan.total
+            if self.frontier < len(self.tasks):
+                place = self.plan.place(self.tasks[self.frontier])
+                final = self.plan.starts[place.file] + place.offset
+            self.companion.advance(final)
 
     def check_partial(self) -> None:
-        """Fail if somebody laid hands on the partial file; a resumed job makes anew what is missing."""
+        """Fail if somebody laid hands on a partial file; a resumed job makes anew what is missing."""
         assert self.partial
-        if not self.partial.is_intact():
+        if damaged := self.partial.damaged():
             raise ResumeFailed(
-                f"{printable(str(self.partial.path))} was changed or removed while the job ran; "
+                f"{printable(str(damaged))} was changed or removed while the job ran; "
                 "resume the job, and what is missing is made again."
             )
 
@@ -379,7 +382,7 @@ class Supervisor:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def verify(self) -> None:
-        """Hold the file against the plan, hash it, load it in llama.cpp, and have it on disk."""
+        """Hold the files against the plan, hash them, load them in llama.cpp, and have them on disk."""
         assert self.partial and self.companion
         self.record(events.Verifying(step="comparing the file with the plan"))
         sync = _Task(self.partial.sync)
@@ -392,7 +395,7 @@ class Supervisor:
                 self.obey()
             facts = llama.result()
         self.record(events.Verifying(step="hashing"))
-        while (whole := self.companion.sha256(TICK)) is None:
+        while (hashes := self.companion.hashes(TICK)) is None:
             self.obey()
         self.record(events.Verifying(step="waiting for the disk"))
         while not sync.done(TICK):
@@ -400,7 +403,7 @@ class Supervisor:
         sync.result()
         self.check_source_quickly(0)
         self.check_partial()
-        self.record(events.Verified(sha256=whole, facts=facts))
+        self.record(events.Verified(sha256=hashes.all, facts=facts, files=tuple(hashes.each)))
         self.write_events_surely()
         self.journal.sync()
 
@@ -415,7 +418,7 @@ class Supervisor:
 
         assert model
         assert library
-        return llama.ready_child(self.folder.path, self.spec.partial.name)
+        return llama.ready_child(self.folder.path, self.spec.partials[0].name)
 
     def dismiss_llama(self) -> None:
         """End llama.cpp's process, if there is one, without waiting for it; it ends with ours in any case."""
@@ -434,30 +437,35 @@ class Supervisor:
         if self.llama:
             with contextlib.suppress(QuantdeckError):  # it did not come up then; another one may now
                 child = self.llama.wait()
-        verification = verify(self.spec.partial, self.folder.path, expected, threads=threads, child=child)
+        verification = verify(self.spec.partials[0], self.folder.path, expected, threads=threads, child=child)
         if not verification.ok:
             raise ValidationFailed(verification.problem)
         return {"tokens": verification.tokens, "text": verification.text, "seconds": round(verification.seconds, 3)}
 
     def publish(self) -> None:
-        """Give the file its name and put it into the library."""
-        output = Path(self.spec.output)
-        if output.exists() and not self.spec.overwrite:
+        """Give the files their names and put them into the library."""
+        publication = self.publication()
+        there = [output for output in publication.waiting if output.exists()]
+        if there and not self.spec.overwrite:
             raise preflight.OutputExists(
-                f"{printable(self.spec.output)} has appeared while the job ran; move it away and resume the job."
+                f"{printable(str(there[0]))} has appeared while the job ran; move it away and resume the job."
             )
-        self.spec.partial.replace(output)
-        sync_folder(output.parent)
+        publication.finish()
         self.register()
 
+    def publication(self) -> Publication:
+        """The files on their way to their names."""
+        return Publication(self.spec, self.plan, self.fold.hashes)
+
     def published_before(self) -> bool:
-        """True if an earlier run was cut off between the rename and its last words; then they are said now."""
-        output = Path(self.spec.output)
-        if not self.fold.sha256 or self.spec.partial.exists() or not output.exists():
+        """True if an earlier run was cut off between the first rename and its last words; then the rest is done now."""
+        publication = self.publication()
+        if not publication.renamed:
             return False
-        if output.stat().st_size != self.plan.total or sha256(output) != self.fold.sha256:
+        if not publication.is_whole:
+            publication.take_back()
             return False
-        self.register()
+        self.publish()
         return True
 
     def register(self) -> None:
@@ -477,7 +485,7 @@ class Supervisor:
 
     def library_entry(self, seconds: float) -> Entry:
         """What the library keeps of the result."""
-        from ..library import Entry, Figure
+        from ..library import Entry, EntryFile, Figure
 
         spec, plan = self.spec, self.plan
         tokens = self.fold.facts.get("tokens")
@@ -487,6 +495,8 @@ class Supervisor:
         figures: tuple[Figure, ...] = ()
         if errors.relative is not None:
             figures = (Figure("relative_error", errors.relative, now, {"sampled_weights": int(errors.n)}),)
+        rows = zip(spec.outputs, plan.files, self.fold.hashes, strict=True)
+        files = tuple(EntryFile(str(path), file.n_bytes, digest) for path, file, digest in rows)
         return Entry(
             sha256=self.fold.sha256,
             path=spec.output,
@@ -505,6 +515,7 @@ class Supervisor:
             verified=spec.verify,
             verification=checked + "header, tensors and hashes are as planned",
             figures=figures,
+            files=files if len(files) > 1 else (),
             notes=spec.notes,
         )
 
@@ -597,9 +608,8 @@ class _Round:
         elif problem == "weights":
             raise Hopeless(ValidationFailed(text))
         elif problem == "write":
-            raise QuantdeckError(
-                f"{printable(str(self.job.spec.partial))} could not be written: {text}; resume the job when it can."
-            )
+            path = self.job.spec.partials[self.job.plan.tensors[task.tensor].file]
+            raise QuantdeckError(f"{printable(str(path))} could not be written: {text}; resume the job when it can.")
         else:
             self.job.check_source_quickly(0)
             raise QuantdeckError(text)
@@ -659,17 +669,19 @@ class _Task(Generic[T]):
 
 
 def check_layout(partial: Partial, plan: Plan) -> None:
-    """The file, read back by our strict reader, is what the plan says; ValidationFailed if not."""
+    """The files, read back by our strict reader, are what the plan says; ValidationFailed if not."""
     from ..model import read_model
 
-    shown = printable(str(partial.path))
-    if os.fstat(partial.descriptor).st_size != plan.total or partial.read(0, len(plan.header)) != plan.header:
-        raise ValidationFailed(
-            f"{shown} is not as planned: its size or header differs; resume the job to write it again."
-        )
-    found = [(t.name, t.shape, t.type, t.offset, t.n_bytes) for t in read_model(partial.path).tensors]
-    if found != [(t.name, t.shape, t.type, t.offset, t.n_bytes) for t in plan.tensors]:
-        raise ValidationFailed(f"{shown} is not as planned: its list of tensors differs.")
+    for file, planned in zip(partial.files, plan.files, strict=True):
+        if not file.is_intact() or file.read(0, len(planned.header)) != planned.header:
+            raise ValidationFailed(
+                f"{printable(str(file.path))} is not as planned: its size or header differs; "
+                "resume the job to write it again."
+            )
+    first = partial.files[0].path
+    found = [(t.name, t.shape, t.type, t.file, t.offset, t.n_bytes) for t in read_model(first).tensors]
+    if found != [(t.name, t.shape, t.type, t.file, t.offset, t.n_bytes) for t in plan.tensors]:
+        raise ValidationFailed(f"{printable(str(first))} is not as planned: its list of tensors differs.")
 
 
 def cpu_seconds() -> float:

@@ -80,7 +80,8 @@ class Worker:
         from ..model import open_source
 
         spec, self.plan = JobSpec.read(folder / "spec.toml"), Plan.read(folder)
-        self.output = os.open(spec.partial, os.O_WRONLY)
+        self.partials = spec.partials
+        self.output = (-1, -1)
         self.model = source_model(spec, self.plan)
         self.source = open_source(self.model)
         self.imatrix = open_imatrix(spec)
@@ -108,11 +109,20 @@ class Worker:
         began = time.perf_counter()
         tensor = self.plan.tensors[task.tensor]
         packed, errors = self.copy(tensor, task) if tensor.copied else self.quantize(tensor, task)
-        offset, n_bytes = self.plan.place(task)
-        assert packed.nbytes == n_bytes, f"{tensor.name}: {packed.nbytes} bytes instead of {n_bytes}"
-        write_all(self.output, packed.data.cast("B"), offset)
+        place = self.plan.place(task)
+        assert packed.nbytes == place.n_bytes, f"{tensor.name}: {packed.nbytes} bytes instead of {place.n_bytes}"
+        write_all(self.file(place.file), packed.data.cast("B"), place.offset)
         seconds = round(time.perf_counter() - began, 6)
         return {"digest": digest(packed.data), "seconds": seconds, "errors": errors}
+
+    def file(self, number: int) -> int:
+        """A descriptor of a file of the output; tasks come in the order of the files, so one is open at a time."""
+        before, descriptor = self.output
+        if before != number:
+            self.output = (number, os.open(self.partials[number], os.O_WRONLY))
+            if descriptor >= 0:
+                os.close(descriptor)
+        return self.output[1]
 
     def copy(self, tensor: PlannedTensor, task: Range) -> tuple[npt.NDArray[np.uint8], list[float]]:
         """The source's own bytes. NaN in them is refused, since models with NaN load and compute without an error."""

@@ -1,7 +1,7 @@
 """Reading models: one lazy list of tensors with names, shapes, types and row access; writing GGUF headers."""
 
 from .finite import CheckStopped, check_weights
-from .gguf_writer import Header, array, value, write_header
+from .gguf_writer import Header, array, value, write_header, write_headers
 from .model import Model, Source, Tensor, Value
 from .reading import open_source, read_model
 
@@ -18,4 +18,5 @@ __all__ = [
     "read_model",
     "value",
     "write_header",
+    "write_headers",
 ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import stat
 import struct
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import ModelNotFound, QuantdeckError, ValidationFailed
+from ..shards import SHARD_NAME, shard_path
 from .gguf_format import (
     ARRAY,
     DEFAULT_ALIGNMENT,
@@ -44,7 +44,6 @@ MAX_ALIGNMENT = 1 << 20
 
 _LFS_POINTER = b"vers"
 _PIECE = 1 << 20
-_SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
 ReadPiece = Callable[[int, int], bytes]
@@ -115,14 +114,14 @@ def _all_shards(file: GgufFile, read_file: Callable[[Path], GgufFile]) -> list[G
     count = _integer(file, "split.count")
     if count <= 1:
         return [file]
-    match = _SHARD_NAME.fullmatch(file.path.name)
+    match = SHARD_NAME.fullmatch(file.path.name)
     if not match or int(match["count"]) != count:
         raise ValidationFailed(
             f"{shown(file.path)} is one of {count} shards, but is not named like one (NAME-00001-of-{count:05}.gguf)."
         )
     shards = []
     for number in range(1, count + 1):
-        path = file.path.with_name(f"{match['stem']}-{number:05}-of-{count:05}.gguf")
+        path = shard_path(file.path.parent, match["stem"], number, count)
         try:
             shard = file if path == file.path else read_file(path)
         except NoSuchFile:
@@ -170,7 +169,7 @@ def open_file(path: Path) -> int:
 
 
 def _about_folder(path: Path) -> str:
-    inside = sorted(p.name for p in path.glob("*.gguf"))[:5]
+    inside = sorted(p.name for p in path.glob("*.gguf") if not p.name.startswith("."))[:5]
     hint = f"name a file in it, such as {', '.join(map(shown, inside))}" if inside else "it holds no .gguf file"
     return f"{shown(path)} is a folder; {hint}."
 
