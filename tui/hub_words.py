@@ -82,11 +82,11 @@ def ready_cells(pick: Pick) -> list[str]:
     return [
         f"  {offer.level}",
         size(offer.n_bytes),
-        "",
+        "ready",
         size(placement.need.total),
         fit_words(placement),
         speed_words(pick.fitted.tokens_per_second or 0.0),
-        f"ready: {pick.repository.id.partition('/')[0]}",
+        pick.repository.id.partition("/")[0],
     ]
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .advice.machine import Machine
     from .handover import RunSetting
     from .hardware import Bandwidth, Hardware
-    from .hub import Downloads, Hub, Pick, ReadyMade, Reference, Repository, Shop
+    from .hub import Downloads, Hub, Origin, Pick, ReadyMade, Reference, Repository, Shop
     from .imatrices import Found
     from .jobs import JobStore, Proposal
     from .library import Library
@@ -109,18 +109,20 @@ class Session:
         wanted = context or self.profile.chat.context or DEFAULT_CONTEXT
         return run_setting(model, this_machine(hardware, bandwidth), wanted)
 
-    def look_for_ready_made(self, model: Model, stopped: Callable[[], bool], repository: str = "") -> ReadyMade | None:
-        """What the Hub has of `model` as GGUF; `repository` if the model was named by it. None if nothing tells which.
-
-        Takes as long as the Hub does, and goes on until `stopped()` or its own limit.
-        """
-        from .hub import Hub, Origin, look_for, origin
-        from .hub.ready_made import BRIEF
+    def origin(self, model: Model, repository: str = "") -> Origin | None:
+        """The repository that a model comes from, or by which it was named; None if nothing tells."""
+        from .hub import Origin, origin
 
         chosen = self.profile.paths.output
         homes = [self.paths.models, *([user_path(chosen)] if chosen else [])]
-        known = Origin(repository) if repository else origin(model, homes)
-        return look_for(Hub(BRIEF), known, stopped) if known else None
+        return Origin(repository) if repository else origin(model, homes)
+
+    def look_for_ready_made(self, of: Origin, stopped: Callable[[], bool] = lambda: False) -> ReadyMade:
+        """What the Hub has of `of` as GGUF; ends soon after `stopped()`, but never before a request does."""
+        from .hub import Hub, look_for
+        from .hub.ready_made import BRIEF
+
+        return look_for(Hub(BRIEF), of, stopped)
 
     def ready_made(
         self, found: ReadyMade, model: Model, machine: Machine, setup: Setup, advice: Advice | None = None
@@ -159,6 +161,12 @@ class Session:
         from .model import read_model
 
         return Walk.begin(read_model(model), *self.machine(model.parent))
+
+    def begin_remote_walk(self, name: str) -> Walk:
+        """The same for a model on the Hub, of which only the header is read."""
+        from .advice import Walk
+
+        return Walk.begin(find_model(name), *self.machine(self.paths.data))
 
     def advise(self, walk: Walk) -> Advice:
         """What the answers of a finished walk lead to; they are remembered."""

@@ -70,6 +70,9 @@ class HubServer:
         self.corrupted: set[str] = set()
         self.ignores_ranges = False
         self.bytes_per_second = 0.0
+        self.silence = 0.0
+        """Seconds before any answer."""
+
         self.lies_about_size: dict[str, int] = {}
         self.uploads: dict[str, bytes] = {}
         self.commits: list[dict[str, Any]] = []
@@ -170,6 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Write the request down; True if a fault has answered it."""
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.hub.requests.append(Request(self.kind, self.command, self.path, headers))
+        time.sleep(self.hub.silence)
         fault = self.hub.take_fault(self.path)
         if fault:
             self.answer(fault.status, b"no", fault.headers)

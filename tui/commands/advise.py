@@ -53,12 +53,13 @@ def _other_machine(arguments: argparse.Namespace, own_memory: int) -> OtherMachi
 
 def _ready_made(session: Session, model: Model, repository: str, advice: Advice, terminal: Terminal) -> dict[str, Any]:
     """Say whether somebody has made a quantization that fits; returns the same as JSON."""
-    terminal.progress("Looking on the Hub for ready-made quants …")
-    found = session.look_for_ready_made(model, lambda: False, repository)
-    if found is None:
+    origin = session.origin(model, repository)
+    if origin is None:
         note = "Ready-made quants are not looked for: nothing in the model names its repository on the Hub."
         terminal.heading(note)
         return {"of": None, "parent": False, "note": note, "files": []}
+    terminal.progress("Looking on the Hub for ready-made quants …")
+    found = session.look_for_ready_made(origin)
     picks = session.ready_made(found, model, advice.machine, advice.setup, advice)
     terminal.heading(ready_words(found, picks, advice.setup.context))
     for pick in picks:

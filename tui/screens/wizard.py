@@ -22,19 +22,21 @@ from ...workbench.llama import Cancelled
 from ...workbench.model import CheckStopped, read_model
 from ...workbench.recipe import Request
 from ...workbench.sample import SAMPLE
-from ...workbench.session import Session, model_path, user_path
+from ...workbench.session import Session, hub_reference, model_path, user_path
 from ...workbench.text import parse_size, printable
 from ..describe import calibration_words, check_words, coverage_lines, default_output, step_words, wants_imatrix
 from ..messages import OpenHub, OpenJob
 from ..widgets.imatrix import ImatrixPane
 from ..widgets.plan import PlanPane
 from ..widgets.question import ModelPane, QuestionPane
+from ..widgets.ready import ReadyMadeLine
 from ..widgets.result import ResultPane
 from .ask import AskText, AskYes
 from .details import DetailsScreen
 from .room import Room
 
 if TYPE_CHECKING:
+    from ...workbench.hub import Pick
     from ...workbench.llama.calibrate import CalibrationProgress, Coverage
 
 
@@ -45,17 +47,18 @@ class WizardRoom(Room):
     # Otherwise the first list of all, shown or not, would take the keys when a sheet closes over a field that was left.
     AUTO_FOCUS = ""
     HELP = """
-Choose a model, answer a few questions (every answer is filled in from what this machine is, so that Enter, Enter,
-Enter is a sensible way), and look at the ranked levels: file size from the model's real tensors, memory at your
-context, and the speed to expect. Quality is what was measured of this model (room 5) where it was. The recommended
-level is under the cursor; any other can be chosen. Levels with few bits ask for an importance matrix: use one that is
-there, or let the model read a text now (calibration). The plan shows what will be made before anything is written. Esc
-or Backspace goes one step back.
+Choose a model, answer a few questions (all are filled in from what this machine is: Enter, Enter, Enter is a sensible
+way), and look at the ranked levels: file size from the model's real tensors, memory at your context, speed to expect,
+and quality as it was measured of this model (room 5) where it was. The recommended level is under the cursor. Levels
+with few bits ask for an importance matrix: use one that is there, or let the model read a text now (calibration). The
+plan shows what will be made before anything is written. Ready-made quants of a model of the Hub (name it OWNER/NAME, or
+its file) are looked for meanwhile: r goes to the best one.
 """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "enter", "Next", priority=True),
         Binding("escape,backspace", "back", "Back", key_display="esc"),
         Binding("w", "why", "Why"),
+        Binding("r", "ready", "Ready made", tooltip="Download the ready-made quant instead of making one"),
         Binding("i", "imatrix", "Imatrix"),
         Binding("o", "output", "Output file"),
         Binding("s", "start_over", "Start over"),
@@ -64,6 +67,7 @@ or Backspace goes one step back.
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self._model: Path | None = None
+        self._repository = ""
         self._walk: Walk | None = None
         self._advice: Advice | None = None
         self._proposal: Proposal | None = None
@@ -76,6 +80,7 @@ or Backspace goes one step back.
     def compose_middle(self) -> ComposeResult:
         with Vertical(id="wizard"):
             yield Static("", id="trail", markup=False)
+            yield ReadyMadeLine(self.session, id="ready")
             with ContentSwitcher(initial="models", id="steps"):
                 yield ModelPane(id="models")
                 yield QuestionPane(id="question")
@@ -125,11 +130,40 @@ or Backspace goes one step back.
 
     def open(self, model: Path) -> None:
         """Begin with this model: read its header, look at the machine if nobody has yet."""
-        self._work_out(lambda: self.session.begin_walk(model), lambda walk: self._begun(model, walk))
+        self._work_out(lambda: self.session.begin_walk(model), lambda walk: self._begun(model, walk, ""))
 
-    def _begun(self, model: Path, walk: Walk) -> None:
+    def _open_remote(self, name: str, repository: str) -> None:
+        """Begin with a model on the Hub, of which only the header is read."""
+        self.tell(f"Reading {name} on the Hub …", seconds=3)
+        self._work_out(
+            lambda: self.session.begin_remote_walk(name), lambda walk: self._begun(Path(repository), walk, repository)
+        )
+
+    def _begun(self, model: Path, walk: Walk, repository: str) -> None:
         self._model, self._walk, self._advice, self._proposal = model, walk, None, None
+        self._repository = repository
+        self._ready.look_for(walk, repository)
         self._ask()
+
+    @property
+    def _ready(self) -> ReadyMadeLine:
+        return self.query_one(ReadyMadeLine)
+
+    def on_ready_made_line_told(self) -> None:
+        """Show what is ready made, wherever the user is by now."""
+        if self._walk:
+            self._ready.fit(self._walk, self._advice)
+            if self._advice:
+                self.query_one(ResultPane).show_ready(self._ready.rows)
+            self.refresh_bindings()
+
+    def action_ready(self) -> None:
+        """To the ready-made file, in the Hub's room."""
+        self._take(self._ready.picks[0])
+
+    def _take(self, pick: Pick) -> None:
+        assert self._walk is not None
+        self.post_message(OpenHub(pick.repository.id, pick.fitted.offer.path, self._walk.setup.context))
 
     def _ask(self) -> None:
         assert self._walk is not None
@@ -142,6 +176,8 @@ or Backspace goes one step back.
                 lambda found: self._advised(*found),
             )
             return
+        self._advice = None
+        self._ready.fit(self._walk)
         self.query_one(QuestionPane).show(self._walk)
         self._show("question")
 
@@ -162,13 +198,19 @@ or Backspace goes one step back.
             self._open_named(choice)
             return
         self.app.push_screen(
-            AskText("Which model? The path of a GGUF file in F32, F16 or BF16.", hint="/path/to/model-f16.gguf"),
+            AskText(
+                "Which model? The path of a GGUF file or of a folder of safetensors, or OWNER/NAME on the Hub.",
+                hint="/path/to/model-f16.gguf",
+            ),
             lambda text: self._open_named(text) if text else None,
         )
 
     def _open_named(self, name: str) -> None:
         try:
-            self.open(model_path(name))
+            if reference := hub_reference(name):
+                self._open_remote(name, reference.repository)
+            else:
+                self.open(model_path(name))
         except QuantdeckError as error:
             self.tell(str(error), "error", 10)
 
@@ -200,13 +242,26 @@ or Backspace goes one step back.
     # -- step 3: the levels ------------------------------------------------------------------------------------------
 
     def _advised(self, advice: Advice, measured: Mapping[str, str]) -> None:
+        assert self._walk is not None
         self._advice = advice
-        self.query_one(ResultPane).show(advice, measured)
+        self._ready.fit(self._walk, advice)
+        pane = self.query_one(ResultPane)
+        pane.show(advice, measured, self._ready.rows)
+        if self._repository and self._ready.rows:
+            # Nothing is here yet, and what is ready made need not be made.
+            pane.reader.go_to(self._ready.rows[0][0])
         self._show("result")
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         """Enter on a level: plan it."""
         if self.step != "result" or not self._advice:
+            return
+        if pick := self._ready.pick(event.row_key.value or ""):
+            self._take(pick)
+            return
+        if self._repository:
+            self.tell("The model must be here first: download it, and Enter brings it back to the wizard.", seconds=10)
+            self.post_message(OpenHub(self._repository))
             return
         self._row = next((row for row in self._advice.candidates if row.level == event.row_key.value), None)
         self._imatrix = None
@@ -384,6 +439,8 @@ or Backspace goes one step back.
             return action == "back"
         if action == "why":
             return self.step == "result"
+        if action == "ready":
+            return self.step in ("question", "result") and bool(self._ready.picks)
         if action in ("output", "imatrix"):
             return self.step == "plan"
         if action in ("back", "start_over"):
@@ -421,6 +478,9 @@ or Backspace goes one step back.
     def action_start_over(self) -> None:
         """Back to the list of models."""
         self._stop.set()
+        self._turn += 1
+        self._ready.forget()
+        self._repository = ""
         self._model = self._walk = self._advice = self._proposal = self._row = self._imatrix = None
         self.query_one(ModelPane).show(self.session.profile.recent_models)
         self._show("models")

@@ -33,7 +33,7 @@ class ModelPane(Vertical):
         choices.add_options(
             Option(printable(f"{Path(path).name}   {Path(path).parent}"), path) for path in dict.fromkeys(recent)
         )
-        choices.add_option(Option("Another file …", self.OTHER))
+        choices.add_option(Option("Another file, or OWNER/NAME on the Hub …", self.OTHER))
         choices.add_option(Option("Find one on the Hub …", self.HUB))
         choices.highlighted = 0
 

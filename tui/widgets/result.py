@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
-from textual.widget import Widget
 from textual.widgets import Static
 
 from ...workbench.advice import Advice
@@ -47,6 +46,6 @@ class ResultPane(Vertical):
         self.query_one(Grid).show([*ready, *self._levels])
 
     @property
-    def reader(self) -> Widget:
+    def reader(self) -> Grid:
         """The table takes the keys."""
         return self.query_one(Grid)

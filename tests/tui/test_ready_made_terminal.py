@@ -1,0 +1,140 @@
+"""The wizard's first answer, in a real pseudo-terminal: is there a ready-made quant that fits? On loopback."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.hub_files import quantized, sample
+from support.hub_server import HubServer, hub_server
+from support.terminal import Terminal
+
+Start = Callable[..., Terminal]
+BASE = "owner/Small-4M"
+READY = "bartowski/Small-4M-GGUF"
+
+
+@pytest.fixture
+def server(environ: dict[str, str], tmp_path: Path) -> Iterator[HubServer]:
+    environ.pop("HF_TOKEN", None)
+    with hub_server() as served:
+        environ |= {"HF_ENDPOINT": served.endpoint, "HF_HOME": str(tmp_path / "hf")}
+        served.add(BASE, {"Small-4M-F16.gguf": sample()})
+        served.add(READY, {f"Small-4M-{level}.gguf": quantized(level) for level in ("Q8_0", "Q4_K_M")})
+        yield served
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Path:
+    """The original, as a download leaves it."""
+    path = tmp_path / "home" / "models" / BASE / "Small-4M-F16.gguf"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(sample())
+    return path
+
+
+def begin(terminal: Terminal, model: str | Path) -> None:
+    """Name a model to the wizard."""
+    terminal.wait_for("usable of")
+    terminal.press("2")
+    terminal.wait_for("Find one on the Hub")
+    terminal.press("down", "enter")
+    terminal.wait_for("path of a GGUF")
+    terminal.type(str(model))
+    terminal.press("enter")
+
+
+def answered(terminal: Terminal) -> None:
+    """Answer all questions as they are filled in."""
+    terminal.wait_for("Which machine shall run")
+    for _ in range(6):
+        terminal.press("enter")
+        terminal.pump(0.7)
+        if "is recommended" in terminal.text():
+            return
+    terminal.wait_for("is recommended")
+
+
+def test_from_a_name_to_a_chat(start: Start, server: HubServer) -> None:
+    terminal = start()
+    begin(terminal, BASE)
+    terminal.wait_for("Ready made: Q8_0", 60)
+    terminal.wait_for("Which machine shall run")
+    terminal.press("r")
+    terminal.wait_for("take this")
+    terminal.press("enter")
+    terminal.wait_for("Download Small-4M-Q8_0.gguf")
+    terminal.press("y")
+    terminal.wait_for("Enter talks to it", 60)
+    terminal.press("enter")
+    terminal.wait_for("context 512 tokens", 60)
+    assert terminal.presses <= 8
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+def test_a_file_here_keeps_its_levels(start: Start, server: HubServer, local: Path, size: tuple[int, int]) -> None:
+    terminal = start(columns=size[0], rows=size[1])
+    begin(terminal, local)
+    terminal.wait_for(f"in {READY}, fits", 60)
+    answered(terminal)
+    lines = terminal.text().splitlines()
+    header = next(number for number, line in enumerate(lines) if "bits/w" in line)
+    assert "ready" in lines[header + 1] and "bartowski" in lines[header + 1] and "▶" in lines[header + 2]
+    terminal.press("up", "enter")
+    terminal.wait_for("with a context of 512 tokens")
+    assert READY in terminal.text()
+
+
+def test_levels_of_a_model_that_is_not_here_lead_to_its_download(start: Start, server: HubServer) -> None:
+    del server.repos[READY]
+    terminal = start()
+    begin(terminal, f"https://huggingface.co/{BASE}/tree/main")
+    terminal.wait_for(f"No ready-made quant of {BASE}", 60)
+    answered(terminal)
+    terminal.press("enter")
+    terminal.wait_for("to quantize here")
+    terminal.press("enter")
+    terminal.wait_for("Download Small-4M-F16.gguf")
+
+
+def test_nobody_waits_for_a_hub_that_hangs(start: Start, server: HubServer, local: Path) -> None:
+    server.silence = 30
+    terminal = start()
+    begin(terminal, local)
+    answered(terminal)
+    terminal.wait_for("Looking on the Hub for ready-made quants")
+    while not server.requests:
+        terminal.pump(0.1)
+    left = time.monotonic()
+    terminal.press("q")
+    assert terminal.wait(8) == 0 and time.monotonic() - left < 5
+
+
+def test_without_a_network_it_says_so(start: Start, server: HubServer, local: Path) -> None:
+    terminal = start(HF_HUB_OFFLINE="1")
+    begin(terminal, local)
+    terminal.wait_for("not looked for: HF_HUB_OFFLINE", 60)
+    answered(terminal)
+    assert not server.requests
+
+
+def test_the_sample_is_no_business_of_the_hub(start: Start, server: HubServer) -> None:
+    terminal = start()
+    begin(terminal, "sample")
+    answered(terminal)
+    assert not server.requests
+
+
+def test_what_is_typed_into_the_field_is_text(start: Start, server: HubServer) -> None:
+    terminal = start()
+    terminal.wait_for("usable of")
+    terminal.press("7")
+    terminal.wait_for("Search the Hub")
+    terminal.type("/a/b?q1 2ot")
+    terminal.wait_for("/a/b?q1 2ot")
+    terminal.press("esc", "/")
+    terminal.type("/x/")
+    terminal.wait_for("│  /x/")
