@@ -10,14 +10,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from ..workbench.session import Session
 from ..workbench.text import printable
 from .describe import STATUS_WORDS, running_words
-from .messages import EntersInTurn, OpenChat, OpenHub, OpenJob, OpenWizard
+from .keys_in_turn import KeysInTurn
+from .messages import OpenChat, OpenHub, OpenJob, OpenWizard
 from .screens.room import Room
 from .theme import textual_theme
 from .widgets.title import TitleLine
@@ -45,7 +46,7 @@ ROOMS = {
 }
 
 
-class Workbench(App[None]):
+class Workbench(KeysInTurn):
     """The rooms around one session. Jobs run in processes of their own and go on when this closes."""
 
     TITLE = "Quantdeck"
@@ -126,11 +127,6 @@ class Workbench(App[None]):
         cast("JobsRoom", self.screen).open(message.job_id)
 
     # -- keys --------------------------------------------------------------------------------------------------------
-
-    async def on_enter_pressed(self) -> None:
-        """Every key before it has been acted on: the room or sheet that is shown now takes it."""
-        if isinstance(self.screen, EntersInTurn):
-            await self.screen.take_enter()
 
     def action_help(self) -> None:
         """What this room is for, and its keys."""

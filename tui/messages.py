@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from textual.message import Message
 
@@ -37,15 +36,3 @@ class OpenJob(Message):
     """Show this job."""
 
     job_id: str
-
-
-class EnterPressed(Message):
-    """Enter, sent the way that every other key goes, so that it overtakes none that was pressed before it."""
-
-
-@runtime_checkable
-class EntersInTurn(Protocol):
-    """A screen whose Enter is a priority binding that posts EnterPressed."""
-
-    async def take_enter(self) -> None:
-        """Enter, after every key in front of it."""

@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from quantdeck.workbench.jobs import JobStore
-from support.command import COMMAND
 from support.models import make_model
 from support.terminal import Terminal
 
 Start = Callable[..., Terminal]
-
-
-@pytest.fixture
-def start(environ: dict[str, str]) -> Iterator[Start]:
-    """Open the workbench, and close whatever is still open afterwards."""
-    opened: list[Terminal] = []
-
-    def run(*arguments: str, columns: int = 80, rows: int = 24, **changes: str) -> Terminal:
-        opened.append(Terminal([*COMMAND, *arguments], {**environ, **changes}, columns, rows))
-        return opened[-1]
-
-    yield run
-    for terminal in opened:
-        terminal.end()
 
 
 def _answer_of_a_fresh_quant(terminal: Terminal) -> None:
@@ -274,6 +259,21 @@ def test_a_sheet_closes_once(start: Start) -> None:
     terminal.wait_for("Paper")
     terminal.type("\x1b[B\rq")
     assert terminal.wait() == 0
+
+
+def test_keys_in_one_bunch_go_where_those_before_them_lead(start: Start, environ: dict[str, str]) -> None:
+    """As on a slow line: into another room, a sheet, its field, out of it again, and into the next sheet."""
+    terminal = start()
+    terminal.wait_for("usable of")
+    terminal.type("4\x0fsample\r")
+    terminal.wait_for("context 512 tokens", 60)
+    terminal.type("\x0f\x15/no/such.gguf")
+    terminal.wait_for("/no/such.gguf")
+    assert "Which model?" in terminal.text()
+    terminal.press("esc", "esc")
+    terminal.type("1?q6?\r1t\x1b[B\r3?qq")
+    assert terminal.wait() == 0
+    assert 'theme = "Paper"' in (Path(environ["QUANTDECK_HOME"]) / "profile.toml").read_text()
 
 
 def test_a_number_question_can_be_left_and_still_answered(start: Start) -> None:

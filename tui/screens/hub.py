@@ -310,12 +310,12 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
         request = snapshot.request
         return request.kind == "checkpoint" or decode_name(request.result.name).level in ("F16", "BF16", "F32")
 
-    async def take_enter(self) -> None:
+    async def action_enter(self) -> None:
         """Enter: on to what was downloaded, else what the list or field does."""
         done = self._snapshot
         ready = done is not None and done.status == "done" and done.request.kind in ("model", "checkpoint")
         if done is None or not ready or self.step != "files":
-            await super().take_enter()
+            await super().action_enter()
             return
         self._snapshot = None
         self.query_one("#download", Static).update("")

@@ -14,7 +14,6 @@ from ...workbench.errors import QuantdeckError
 from ...workbench.session import Session
 from ...workbench.text import printable
 from ..fault import keep
-from ..messages import EnterPressed
 from ..widgets.keys import Keys
 from ..widgets.title import TitleLine
 
@@ -43,12 +42,8 @@ class Room(Screen[None]):
         """The room between title and footer."""
         raise NotImplementedError
 
-    def action_enter(self) -> None:
-        """Enter. A priority binding acts before the keys in front of it do (a slow line brings several at once)."""
-        (self.focused or self).post_message(EnterPressed())
-
-    async def take_enter(self) -> None:
-        """Enter in its turn, for whatever has the keys."""
+    async def action_enter(self) -> None:
+        """Enter, for whatever has the keys."""
         match self.focused:
             case OptionList() as choices:
                 choices.action_select()

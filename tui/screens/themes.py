@@ -12,7 +12,6 @@ from textual.widgets.option_list import Option
 
 from ...workbench.text import printable
 from ...workbench.themes import LoadedThemes
-from ..messages import EnterPressed
 from .sheet import Sheet
 
 
@@ -54,10 +53,6 @@ class ThemeScreen(Sheet[str | None]):
         self.dismiss(event.option.id)
 
     def action_enter(self) -> None:
-        """Enter, sent behind the keys in front of it and before those behind it."""
-        (self.focused or self).post_message(EnterPressed())
-
-    async def take_enter(self) -> None:
         """Keep the theme under the cursor."""
         chosen = self.query_one(OptionList).highlighted_option
         self.dismiss(chosen.id if chosen else None)
