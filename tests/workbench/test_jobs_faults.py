@@ -155,9 +155,11 @@ def test_one_process_of_llama_cpp_is_ready_when_the_workers_end(bench: Bench):
 def test_pause_sends_llama_cpp_away(bench: Bench):
     job = _submit_sample(bench, workers=1)
     jobs.start(bench.store, job)
-    kill(_wait_for_llama(bench, job), signal.SIGSTOP)  # or it could be done before the pause is seen
+    llama = _wait_for_llama(bench, job)
+    kill(llama, signal.SIGSTOP)  # or it could be done before the pause is seen
     jobs.pause(bench.store, job)
     bench.until(job, lambda s: s.status == "paused")
+    kill(llama, signal.SIGCONT)
     assert gone(lambda: _llama(bench, job))
     jobs.resume(bench.store, job)
     assert bench.end(job).status == "done"
