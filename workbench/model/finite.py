@@ -175,8 +175,8 @@ def _refuse(model: Model, stored: Stored, bits: npt.NDArray[Any], first: int) ->
     if bad.any():
         row = (first + int(bad.argmax())) // tensor.row_length
         raise ValidationFailed(
-            f"Tensor {shown(tensor.name)} in {shown(model.files[tensor.file])} holds NaN or infinity in row {row}; the"
-            " source is damaged, get it again."
+            f"Tensor {shown(tensor.name)} in {shown(model.files[tensor.file].name)} holds NaN or infinity in row {row};"
+            " the source is damaged, get it again."
         )
     if stored.narrowed:
         row = (first + int((magnitudes >= F16_END).argmax())) // tensor.row_length
