@@ -27,7 +27,7 @@ WALK = (
     (("ctrl+s",), "Chat settings", "settings"),
     (("escape", "ctrl+t"), "answers are", "smoke"),
     (("escape", "6"), "verified", "library"),
-    (("question_mark",), "Keys everywhere", "help"),
+    (("question_mark",), "Keys here", "help"),
 )
 """From the first screen to an answer: keys, words that show where they lead, and the name of the picture kept there."""
 
