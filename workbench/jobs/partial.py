@@ -131,10 +131,6 @@ class Partial:
         """Bytes of one of the files; fewer where it ends."""
         return self.files[place.file].read(place.offset, place.n_bytes)
 
-    def damaged(self) -> Path | None:
-        """A file that somebody else removed, replaced, or cut; None if there is none. Two system calls a file."""
-        return next((file.path for file in self.files if not file.is_intact()), None)
-
     def sync(self) -> None:
         """Wait until all files are on disk."""
         for file in self.files:

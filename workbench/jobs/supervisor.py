@@ -66,6 +66,8 @@ LOCK_PATIENCE = 0.3
 LLAMA_AHEAD = 64 << 20
 """Weights that are left to do when the process that verifies is started: a second or two of work."""
 
+MOST_OPEN_FILES = 4096
+
 DEATHS_BY_RANGE = 2
 DEATHS_AT_START = 3
 
@@ -347,12 +349,13 @@ class Supervisor:
                 final = self.plan.starts[place.file] + place.offset
             self.companion.advance(final)
 
-    def check_partial(self) -> None:
-        """Fail if somebody laid hands on a partial file; a resumed job makes anew what is missing."""
+    def check_partial(self, number: int) -> None:
+        """Fail if somebody laid hands on partial file `number`; a resumed job makes anew what is missing."""
         assert self.partial
-        if damaged := self.partial.damaged():
+        file = self.partial.files[number]
+        if not file.is_intact():
             raise ResumeFailed(
-                f"{printable(str(damaged))} was changed or removed while the job ran; "
+                f"{printable(str(file.path))} was changed or removed while the job ran; "
                 "resume the job, and what is missing is made again."
             )
 
@@ -402,7 +405,8 @@ class Supervisor:
             self.obey()
         sync.result()
         self.check_source_quickly(0)
-        self.check_partial()
+        for number in range(len(self.plan.files)):
+            self.check_partial(number)
         self.record(events.Verified(sha256=hashes.all, facts=facts, files=tuple(hashes.each)))
         self.write_events_surely()
         self.journal.sync()
@@ -597,7 +601,7 @@ class _Round:
                 seconds=values["seconds"],
                 errors=tuple(values["errors"]),
             )
-            self.job.check_partial()
+            self.job.check_partial(self.job.plan.tensors[task.tensor].file)
             self.job.record(done)
             self.job.advance()
             return
@@ -684,6 +688,15 @@ def check_layout(partial: Partial, plan: Plan) -> None:
         raise ValidationFailed(f"{printable(str(first))} is not as planned: its list of tensors differs.")
 
 
+def allow_open_files() -> None:
+    """Let this process and its children have as many open files as a source and an output of many files take."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < MOST_OPEN_FILES:
+        most = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def cpu_seconds() -> float:
     """CPU time of this process and of all its children that have ended."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -693,6 +706,7 @@ def cpu_seconds() -> float:
 def main(folder: Path, ready: int) -> None:
     """Take charge of the job in `folder`; one line on the descriptor `ready` says whether that worked."""
     processes.part()
+    allow_open_files()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     job = JobFolder(folder)
