@@ -1,7 +1,8 @@
 """What this machine is, and what of it may be used."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..lazy import lazy
 from .hardware import Bandwidth, Cpu, Disk, Gpu, Hardware, Memory
 
 if TYPE_CHECKING:
@@ -10,15 +11,5 @@ if TYPE_CHECKING:
 
 __all__ = ["Bandwidth", "Cpu", "Disk", "Gpu", "Hardware", "Memory", "detect", "measure_bandwidth"]
 
-
-def __getattr__(name: str) -> Any:
-    """The two verbs bring numpy and psutil with them; whoever reads a profile only needs the nouns."""
-    if name == "detect":
-        from .detection import detect
-
-        return detect
-    if name == "measure_bandwidth":
-        from .bandwidth import measure_bandwidth
-
-        return measure_bandwidth
-    raise AttributeError(f"module {__name__} has no attribute {name}")
+# The two verbs bring numpy and psutil with them; whoever reads a profile only needs the nouns.
+__getattr__ = lazy(__name__, {"bandwidth": "measure_bandwidth", "detection": "detect"})

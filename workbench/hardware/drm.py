@@ -52,18 +52,8 @@ def amd_gpu(tree: Tree, device: Device, notes: list[str]) -> Gpu:
     name = tree.text(f"{device.folder}/product_name") or _pci_name(tree, device)
     if vram is None:
         notes.append(f"The memory of {name} is unknown: its driver ({device.driver or 'none'}) does not tell it.")
-    return Gpu(
-        name=name,
-        vendor="AMD",
-        backend="ROCm" if tree.exists("/dev/kfd") and not integrated else "Vulkan",
-        memory_total=total,
-        memory_free=free,
-        unified=integrated,
-        integrated=integrated,
-        driver=device.driver,
-        compute_capability="",
-        address=device.slot,
-    )
+    backend = "ROCm" if tree.exists("/dev/kfd") and not integrated else "Vulkan"
+    return _gpu(device, name, backend, integrated, total, free)
 
 
 def intel_gpu(tree: Tree, device: Device, notes: list[str]) -> Gpu:
@@ -75,30 +65,31 @@ def intel_gpu(tree: Tree, device: Device, notes: list[str]) -> Gpu:
         notes.append(f"The memory of {name} is unknown: its driver ({device.driver or 'none'}) does not tell it.")
     elif not integrated:
         notes.append(f"How much memory of {name} is free is unknown: its driver tells only the total.")
-    return Gpu(
-        name=name,
-        vendor="Intel",
-        backend="Vulkan" if integrated else "SYCL",
-        memory_total=total,
-        memory_free=None,
-        unified=integrated,
-        integrated=integrated,
-        driver=device.driver,
-        compute_capability="",
-        address=device.slot,
-    )
+    return _gpu(device, name, "Vulkan" if integrated else "SYCL", integrated, total)
 
 
 def silent_gpu(tree: Tree, device: Device) -> Gpu:
     """An NVIDIA card whose driver does not answer: present, and nothing more is known."""
+    return _gpu(device, _pci_name(tree, device), "CUDA" if device.driver == "nvidia" else "Vulkan")
+
+
+def _gpu(
+    device: Device,
+    name: str,
+    backend: str,
+    integrated: bool = False,
+    total: int | None = None,
+    free: int | None = None,
+) -> Gpu:
+    """What sysfs shows, as a Gpu. Integrated graphics has the machine's memory; a card its own."""
     return Gpu(
-        name=_pci_name(tree, device),
-        vendor="NVIDIA",
-        backend="CUDA" if device.driver == "nvidia" else "Vulkan",
-        memory_total=None,
-        memory_free=None,
-        unified=False,
-        integrated=False,
+        name=name,
+        vendor=device.vendor,
+        backend=backend,
+        memory_total=total,
+        memory_free=free,
+        unified=integrated,
+        integrated=integrated,
         driver=device.driver,
         compute_capability="",
         address=device.slot,

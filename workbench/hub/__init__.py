@@ -8,8 +8,9 @@ Downloads(folder).begin(...)                                 a download that sur
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy
 
 if TYPE_CHECKING:
     from .client import Found, Hub, HubError, Offline, Patience, RemoteFile, Repository, Sort, Unreachable
@@ -23,56 +24,22 @@ if TYPE_CHECKING:
     from .shopping import Shop, shop
     from .uploading import Uploaded, check_upload, upload
 
-_HOMES = {
-    "DownloadRequest": "download_state",
-    "DownloadSnapshot": "download_state",
-    "DownloadWatch": "download_state",
-    "Downloads": "downloads",
-    "Fitted": "files",
-    "Found": "client",
-    "Hub": "client",
-    "HubError": "client",
-    "Offer": "files",
-    "Offline": "client",
-    "Origin": "ready_made",
-    "Patience": "client",
-    "Pick": "ready_made",
-    "Provider": "provider",
-    "ReadyMade": "ready_made",
-    "Reference": "names",
-    "RemoteFile": "client",
-    "Repository": "client",
-    "Shop": "shopping",
-    "Sort": "client",
-    "Unreachable": "client",
-    "Uploaded": "uploading",
-    "best": "files",
-    "check_upload": "uploading",
-    "choose": "remote",
-    "find_offer": "files",
-    "fitted": "files",
-    "header_offer": "files",
-    "look_for": "ready_made",
-    "offers": "files",
-    "only_pickled": "files",
-    "origin": "ready_made",
-    "parse_reference": "names",
-    "picks": "ready_made",
-    "plan_download": "downloads",
-    "providers": "provider",
-    "read_offer": "remote",
-    "read_remote": "remote",
-    "shop": "shopping",
-    "upload": "uploading",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Names are imported when they are first used: huggingface_hub takes its time, and most starts never ask it."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-
+# huggingface_hub takes its time, and most starts never ask it.
+__getattr__ = lazy(
+    __name__,
+    {
+        "client": "Found Hub HubError Offline Patience RemoteFile Repository Sort Unreachable",
+        "download_state": "DownloadRequest DownloadSnapshot DownloadWatch",
+        "downloads": "Downloads plan_download",
+        "files": "Fitted Offer best find_offer fitted header_offer offers only_pickled",
+        "names": "Reference parse_reference",
+        "provider": "Provider providers",
+        "ready_made": "Origin Pick ReadyMade look_for origin picks",
+        "remote": "choose read_offer read_remote",
+        "shopping": "Shop shop",
+        "uploading": "Uploaded check_upload upload",
+    },
+)
 
 __all__ = [
     "DownloadRequest",

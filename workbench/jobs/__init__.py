@@ -9,8 +9,9 @@ pause, resume, cancel, set_workers, set_nice            what the user wants, at 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy
 
 if TYPE_CHECKING:
     from .cores import usable_cores
@@ -23,43 +24,21 @@ if TYPE_CHECKING:
     from .spec import JobSpec
     from .store import JobStore, JobWatch
 
-_HOMES = {
-    "ErrorSums": "snapshot",
-    "Fingerprint": "plan",
-    "JobSnapshot": "snapshot",
-    "JobSpec": "spec",
-    "JobStore": "store",
-    "JobSummary": "snapshot",
-    "JobWatch": "store",
-    "NotEnoughSpace": "preflight",
-    "OutputExists": "preflight",
-    "Plan": "plan",
-    "PlannedTensor": "plan",
-    "Proposal": "proposal",
-    "Status": "snapshot",
-    "TensorProgress": "snapshot",
-    "add_workers": "launch",
-    "cancel": "launch",
-    "logout_warning": "logout",
-    "make_plan": "plan",
-    "pause": "launch",
-    "prepare": "proposal",
-    "propose": "proposal",
-    "resume": "launch",
-    "set_nice": "launch",
-    "set_workers": "launch",
-    "start": "launch",
-    "submit": "proposal",
-    "usable_cores": "cores",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Names are imported when they are first used: workers come through here too, and must start at once."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-
+# Workers come through here too, and must start at once.
+__getattr__ = lazy(
+    __name__,
+    {
+        "cores": "usable_cores",
+        "launch": "add_workers cancel pause resume set_nice set_workers start",
+        "logout": "logout_warning",
+        "plan": "Fingerprint Plan PlannedTensor make_plan",
+        "preflight": "NotEnoughSpace OutputExists",
+        "proposal": "Proposal prepare propose submit",
+        "snapshot": "ErrorSums JobSnapshot JobSummary Status TensorProgress",
+        "spec": "JobSpec",
+        "store": "JobStore JobWatch",
+    },
+)
 
 __all__ = [
     "ErrorSums",
