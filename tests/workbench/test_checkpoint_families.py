@@ -23,6 +23,8 @@ from quantdeck.workbench.sample import SAMPLE
 from support import checkpoints
 from support.checkpoints import CHAT, DIFFICULT, FIXTURES, build, convert
 from support.llama_logits import ask
+from support.record_scaled_rope import ANSWERS, IDS, KINDS, scaled
+from support.record_scaled_rope import FAMILIES as FAMILIES_SCALED
 
 ALL = checkpoints.families()
 
@@ -165,3 +167,14 @@ def test_the_samples_checkpoint_becomes_the_samples_gguf():
         assert ours.raw(tensor.name, 0, tensor.n_rows) == theirs.raw(tensor.name, 0, tensor.n_rows), tensor.name
     assert found.get("tokenizer.ggml.tokens") == wanted.get("tokenizer.ggml.tokens")
     assert found.get("tokenizer.ggml.pre") == "gpt-2"
+
+
+@pytest.mark.parametrize("family", FAMILIES_SCALED)
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_with_scaled_rotary_positions_are_those_of_transformers(family: str, kind: str, tmp_path: Path):
+    """For families of which llama.cpp's converter leaves the scaling out; record_scaled_rope.py made the answers."""
+    model = read_checkpoint(scaled(family, kind, tmp_path / "model"), matrices="F32")
+    found = ask(convert(model, tmp_path / "model.gguf"), IDS, "", tmp_path)["logits"][-1]
+    with np.load(ANSWERS) as answers:
+        wanted = answers[f"{family} {kind}"]
+    assert np.abs(found - wanted).max() <= 1e-3 * np.abs(wanted).max()
