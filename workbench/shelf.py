@@ -34,7 +34,10 @@ PLACE_NAMES: Mapping[PlaceKind, str] = {
 MOST_FILES = 50_000
 DEEPEST = 8
 _LARGEST_TEXT = 1 << 20
-_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
+_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.(?:gguf|safetensors)", re.IGNORECASE)
+_NAMED = 3
+"""So many missing things are named; the rest are counted."""
+
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _OLLAMA_MODEL = "application/vnd.ollama.image.model"
 _OLLAMA_REGISTRY = "registry.ollama.ai"
@@ -54,7 +57,8 @@ class Shelved:
 
     `kind` is "model", "checkpoint" or "projector". `hashes` are the SHA-256 of `files` where they are known without
     reading them, else empty. `links` are the names under which another program finds the files: symbolic links,
-    a manifest. `path` is what is opened.
+    a manifest. `path` is what is opened. `problem` says in a few words why it is not whole, "" if nothing is known to
+    be missing; `files` are those that are there.
     """
 
     place: PlaceKind
@@ -67,11 +71,12 @@ class Shelved:
     hashes: tuple[str, ...] = ()
     links: tuple[Path, ...] = ()
     entry: Entry | None = field(default=None, compare=False)
+    problem: str = ""
 
     @property
     def path(self) -> Path:
-        """The (first) file of a model, the folder of a checkpoint."""
-        first = self.links[0] if self.place == "hub" and self.links else self.files[0]
+        """The (first) file of a model, the folder of a checkpoint; without files a name that leads to them."""
+        first = self.links[0] if self.links and (self.place == "hub" or not self.files) else self.files[0]
         return first.parent if self.kind == "checkpoint" else first
 
     @property
@@ -124,13 +129,16 @@ def look(places: Sequence[Place], registered: Sequence[Entry] = ()) -> Shelf:
 
 @dataclass(frozen=True)
 class _File:
-    """A file with what one `stat` says of it; `link` is the name under which it was found, if that is another."""
+    """A file with what one `stat` says of it; `link` is the name under which it was found, if that is another.
+
+    One that is not `there` is a link to nothing.
+    """
 
     path: Path
     n_bytes: int
     changed_at: float
-    identity: tuple[int, int]
     link: Path | None = None
+    there: bool = True
 
     @classmethod
     def of(cls, path: Path, link: Path | None = None) -> _File:
@@ -138,7 +146,16 @@ class _File:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise OSError(None, "it is no file")
-        return cls(path, status.st_size, status.st_mtime, (status.st_dev, status.st_ino), link)
+        return cls(path, status.st_size, status.st_mtime, link)
+
+    @classmethod
+    def linked(cls, link: Path) -> _File:
+        """What a link leads to, or nothing; OSError if the link itself cannot be read, or leads to no regular file."""
+        target = Path(os.path.realpath(link))
+        try:
+            return cls.of(target, link)
+        except FileNotFoundError:
+            return cls(target, 0, link.lstat().st_mtime, link, there=False)
 
     @property
     def name(self) -> Path:
@@ -149,7 +166,7 @@ class _File:
 def _once(items: Iterable[Shelved]) -> Iterator[Shelved]:
     seen: set[str] = set()
     for item in items:
-        real = os.path.realpath(item.files[0])
+        real = os.path.realpath(item.files[0] if item.files else item.path)
         if real not in seen:
             seen.add(real)
             yield item
@@ -158,7 +175,7 @@ def _once(items: Iterable[Shelved]) -> Iterator[Shelved]:
 def _ordered(items: Iterable[Shelved], known: Mapping[str, Entry]) -> list[Shelved]:
     listed = []
     for item in items:
-        entry = known.get(os.path.realpath(item.files[0]))
+        entry = known.get(os.path.realpath(item.files[0])) if item.files else None
         if entry and not entry.changed:
             listed_hashes = tuple(file.sha256 for file in entry.all_files)
             hashes = listed_hashes if len(listed_hashes) == len(item.files) else item.hashes
@@ -226,28 +243,53 @@ def _gguf_items(kind: PlaceKind, files: Sequence[_File]) -> list[Shelved]:
 
 
 def _checkpoint_items(kind: PlaceKind, folders: Mapping[Path, Sequence[_File]]) -> list[Shelved]:
-    whole = {folder: files for folder, files in folders.items() if (folder / "config.json").exists()}
-    return [
-        _item(kind, folder.name, sorted(files, key=lambda file: str(file.name)), "checkpoint")
-        for folder, files in whole.items()
-    ]
+    items = []
+    for folder, files in folders.items():
+        config = folder / "config.json"
+        if os.path.lexists(config):
+            item = _item(kind, folder.name, sorted(files, key=lambda file: str(file.name)), "checkpoint")
+            items.append(item if config.exists() else replace(item, problem="its config.json is a link to nothing"))
+    return items
+
+
+def _lacking(files: Sequence[_File]) -> str:
+    """What is missing of the files of one model, in a few words."""
+    dead = [file.name.name for file in files if not file.there]
+    if dead:
+        return f"{_listed(dead)} {'is a link' if len(dead) == 1 else 'are links'} to nothing"
+    shards = [match for file in files if (match := _SHARD.fullmatch(file.name.name))]
+    counts = {int(match[3]) for match in shards}
+    present = {int(match[2]) for match in shards}
+    if len(counts) != 1:
+        return ""
+    count = counts.pop()
+    absent = [str(number) for number in range(1, min(count, MOST_FILES) + 1) if number not in present]
+    return f"shard{'s' if len(absent) > 1 else ''} {_listed(absent)} of {count} missing" if absent else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
 
 
 def _item(kind: PlaceKind, name: str, files: Sequence[_File], as_kind: str, level: str = "") -> Shelved:
+    """An item of at least one file, there or not."""
     decoded = decode_name(name)
-    digests = [_DIGEST.fullmatch(file.path.name) for file in files]
-    hashes = [match[1] if match else file.path.name for match, file in zip(digests, files, strict=True)]
-    sound = all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in hashes)
+    there = [file for file in files if file.there]
+    digests = [_DIGEST.fullmatch(file.path.name) for file in there]
+    hashes = [match[1] if match else file.path.name for match, file in zip(digests, there, strict=True)]
+    sound = len(there) == len(files) and all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in hashes)
     return Shelved(
         place=kind,
         name=name,
         kind=as_kind or ("projector" if decoded.projector else "model"),
         level=level or ("" if as_kind == "checkpoint" else decoded.level),
-        files=tuple(file.path for file in files),
-        n_bytes=sum(file.n_bytes for file in files),
+        files=tuple(file.path for file in there),
+        n_bytes=sum(file.n_bytes for file in there),
         changed_at=max(file.changed_at for file in files),
         hashes=tuple(hashes) if sound else (),
         links=tuple(file.link for file in files if file.link),
+        problem=_lacking(files),
     )
 
 
@@ -277,7 +319,7 @@ def _snapshot(repository: str, commit: Path) -> list[Shelved]:
         if not lower.endswith((".gguf", ".safetensors")):
             continue
         with contextlib.suppress(OSError):
-            file = _File.of(Path(os.path.realpath(link)), link)
+            file = _File.linked(link)
             if lower.endswith(".gguf"):
                 ggufs.append(file)
             else:
@@ -293,13 +335,26 @@ def _ollama(place: Place) -> list[Shelved]:
     items = []
     for manifest in _manifests(place.folder):
         layers = _layers(manifest)
-        models = [digest for media, digest in layers if media == _OLLAMA_MODEL]
         with contextlib.suppress(OSError):
-            files = [_File.of(place.folder / "blobs" / f"sha256-{digest}") for digest in models]
+            files = [_blob(place, digest, manifest) for media, digest in layers if media == _OLLAMA_MODEL]
             if files:
                 item = _item("ollama", _ollama_name(place.folder, manifest), files, "", _ollama_level(place, manifest))
-                items.append(replace(item, links=(manifest,)))
+                absent = sum(not _blob_path(place, digest).is_file() for _, digest in layers)
+                problem = f"{absent} of its {len(layers)} blobs missing" if absent else ""
+                items.append(replace(item, links=(manifest,), problem=problem))
     return items
+
+
+def _blob_path(place: Place, digest: str) -> Path:
+    return place.folder / "blobs" / f"sha256-{digest}"
+
+
+def _blob(place: Place, digest: str, manifest: Path) -> _File:
+    path = _blob_path(place, digest)
+    try:
+        return _File.of(path)
+    except FileNotFoundError:
+        return _File(path, 0, manifest.stat().st_mtime, there=False)
 
 
 def _manifests(folder: Path) -> list[Path]:
@@ -329,7 +384,7 @@ def _ollama_level(place: Place, manifest: Path) -> str:
     """The level as Ollama's own configuration of the model says it."""
     content = _json(manifest).get("config")
     match = _DIGEST.fullmatch(str(content.get("digest", ""))) if isinstance(content, dict) else None
-    config = _json(place.folder / "blobs" / f"sha256-{match[1]}") if match else {}
+    config = _json(_blob_path(place, match[1])) if match else {}
     return decode_name(str(config.get("file_type", ""))[:32]).level
 
 

@@ -65,3 +65,24 @@ def test_deleting_asks_first(terminal: Terminal, tmp_path: Path) -> None:
         terminal.pump(1)
     terminal.wait_for("Nothing has been made")
     assert not any(file.exists() for file in files)
+
+
+def test_what_is_incomplete_is_only_deleted(terminal: Terminal, tmp_path: Path) -> None:
+    link = tmp_path / "hf" / "hub" / "models--someone--M-GGUF" / "snapshots" / ("0" * 40) / "dead-Q4_0.gguf"
+    link.symlink_to(tmp_path / "hf" / "hub" / "models--someone--M-GGUF" / "blobs" / ("1" * 64))
+    terminal.press("1", "6")
+    terminal.wait_for("dead-Q4_0.gguf")
+    terminal.wait_for("incomplete")
+    while "incomplete: dead-Q4_0.gguf is a link to nothing" not in terminal.text():
+        terminal.press("down" if terminal.presses < 12 else "up")
+        terminal.pump(0.3)
+    for key in ("enter", "x", "w", "h"):
+        terminal.press(key)
+        terminal.wait_for("dead-Q4_0.gguf is incomplete")
+        assert "Delete" in terminal.text().splitlines()[-1]
+    terminal.press("d")
+    terminal.wait_for("Delete what is left of dead-Q4_0.gguf")
+    assert link.is_symlink()
+    terminal.press("y")
+    terminal.pump(1)
+    assert not link.is_symlink() and "cached-Q8_0.gguf" in terminal.text()

@@ -166,6 +166,38 @@ def test_loops_and_dead_links_do_no_harm(places: tuple[Place, ...], tmp_path: Pa
     assert look(places).items == ()
 
 
+def test_what_is_incomplete_says_why(places: tuple[Place, ...], tmp_path: Path) -> None:
+    hub, ollama = tmp_path / "hf" / "hub", tmp_path / "ollama"
+    for number in (1, 4):
+        put(tmp_path / "chosen" / f"big-Q4_K_M-{number:05}-of-00004.gguf")
+    put(tmp_path / "chosen" / "check" / "model-00002-of-00002.safetensors")
+    put(tmp_path / "chosen" / "check" / "config.json", b"{}")
+    cached(hub, "a/whole", "c1", "w-Q8_0.gguf", b"whole")
+    cached(hub, "a/gone", "c1", "g-Q8_0.gguf", b"gone").resolve().unlink()
+    for name in ("config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
+        cached(hub, "b/Half", "c1", name, name.encode())
+    (hub / "models--b--Half" / "snapshots" / "c1" / "model-00001-of-00002.safetensors").resolve().unlink()
+    pulled(ollama, "lost", "8b", b"lost weights", "Q4_0")
+    (ollama / "blobs" / f"sha256-{hashlib.sha256(b'lost weights').hexdigest()}").unlink()
+    pulled(ollama, "fine", "8b", b"fine", "Q4_0")
+    found = by_name(places)
+    assert {name: item.problem for name, item in found.items()} == {
+        "big-Q4_K_M-00001-of-00004.gguf": "shards 2, 3 of 4 missing",
+        "check": "shard 1 of 2 missing",
+        "w-Q8_0.gguf": "",
+        "g-Q8_0.gguf": "g-Q8_0.gguf is a link to nothing",
+        "b/Half": "model-00001-of-00002.safetensors is a link to nothing",
+        "lost:8b": "1 of its 3 blobs missing",
+        "fine:8b": "",
+    }
+    assert found["g-Q8_0.gguf"].n_bytes == 0 and found["g-Q8_0.gguf"].hashes == () and found["lost:8b"].level == "Q4_0"
+    for item in found.values():
+        if item.problem:
+            delete(item, places)
+    assert set(by_name(places)) == {"w-Q8_0.gguf", "fine:8b"}
+    assert not list((tmp_path / "chosen").rglob("*.*.gguf")) and not list(hub.glob("models--a--gone/snapshots/*/*"))
+
+
 def test_hundreds_of_files_are_quick(places: tuple[Place, ...], tmp_path: Path) -> None:
     for number in range(600):
         put(tmp_path / "own" / f"{number % 20}" / f"m{number}-Q4_K_M.gguf")

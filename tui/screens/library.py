@@ -46,7 +46,8 @@ class LibraryRoom(Room):
 Everything that was made here, newest first, and what other programs keep on this machine: the Hub's cache, Ollama,
 LM Studio, and the folders named in the profile (paths.models). Enter talks to a model, or opens the wizard on one of
 16 bits. h shows the command lines that run it elsewhere, u finds files that are there twice. Forgetting an entry leaves
-its file alone; deleting removes both, after a question, and the names by which its program knows it.
+its file alone; deleting removes both, after a question, and the names by which its program knows it. Of what is
+incomplete the line below says what is missing; it can only be deleted.
 """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "enter", "Chat", priority=True),
@@ -105,6 +106,8 @@ its file alone; deleting removes both, after a question, and the names by which 
         item = self._items.get(key)
         entry = item.entry if item else self._missing.get(key)
         lines = [str(item.path)] if item else [entry.path] if entry else []
+        if item and item.problem:
+            lines.append(f"incomplete: {item.problem}")
         if entry:
             lines += [f"from {entry.source}", f"sha256 {entry.sha256}"]
         elif item and item.hashes:
@@ -113,11 +116,19 @@ its file alone; deleting removes both, after a question, and the names by which 
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         """Enter: talk to it, or quantize what has 16 bits."""
-        if item := self._current():
+        if item := self._whole():
             self.post_message(OpenWizard(item.path) if item.kind == "checkpoint" else OpenChat(item.path))
 
     def _current(self) -> Shelved | None:
         return self._items.get(self.query_one(Grid).current_key or "")
+
+    def _whole(self) -> Shelved | None:
+        """The item under the cursor, unless parts of it are missing: then they are named."""
+        item = self._current()
+        if item and item.problem:
+            self.tell(f"{item.name} is incomplete: {item.problem}. Fetch it again, or delete it with d.", "warning", 8)
+            return None
+        return item
 
     def _entry(self) -> Entry | None:
         item = self._current()
@@ -127,15 +138,14 @@ its file alone; deleting removes both, after a question, and the names by which 
 
     def action_wizard(self) -> None:
         """Quantize the source of this model in another way, or the model itself if it has 16 bits."""
-        item, entry = self._current(), self._entry()
-        if entry:
+        if entry := self._entry():
             self.post_message(OpenWizard(Path(entry.source)))
-        elif item:
+        elif item := self._whole():
             self.post_message(OpenWizard(item.path))
 
     def action_handover(self) -> None:
         """The command lines that run it elsewhere."""
-        item = self._current()
+        item = self._whole()
         if not item:
             return
 
@@ -155,7 +165,7 @@ its file alone; deleting removes both, after a question, and the names by which 
 
     def action_compare(self) -> None:
         """Put it into the comparison, which registers it by its hash."""
-        if not (item := self._current()):
+        if not (item := self._whole()):
             return
 
         def show(_: Entry) -> None:
@@ -165,7 +175,7 @@ its file alone; deleting removes both, after a question, and the names by which 
 
     def action_duplicates(self) -> None:
         """Files with the same bytes."""
-        items = list(self._items.values())
+        items = [item for item in self._items.values() if not item.problem]
 
         def show(groups: tuple[tuple[Shelved, ...], ...]) -> None:
             if not groups:
@@ -197,9 +207,10 @@ its file alone; deleting removes both, after a question, and the names by which 
             if yes:
                 self.in_background(lambda: self._delete(item), lambda _: self._look())
 
+        what = "what is left of " if item.problem else ""
         whose = "" if item.place == "own" else f" of {PLACE_NAMES[item.place]}"
         self.app.push_screen(
-            AskYes(f"Delete {item.name}{whose} ({size(item.n_bytes)}) for good? {item.path}"), answered
+            AskYes(f"Delete {what}{item.name}{whose} ({size(item.n_bytes)}) for good? {item.path}"), answered
         )
 
     def _delete(self, item: Shelved) -> None:
@@ -212,6 +223,7 @@ def _item_row(keyed: tuple[str, Shelved]) -> Row:
     key, item = keyed
     entry = item.entry
     state = "" if entry is None else "changed" if entry.changed else "verified" if entry.verified else "unverified"
+    state = "incomplete" if item.problem else state
     cells = [
         item.level or {"checkpoint": "16 bits", "projector": "vision"}.get(item.kind, "?"),
         item.name,
