@@ -113,6 +113,26 @@ def test_nobody_waits_for_a_hub_that_hangs(start: Start, server: HubServer, loca
     assert terminal.wait(8) == 0 and time.monotonic() - left < 5
 
 
+@pytest.mark.parametrize("room", ["wizard", "hub"])
+def test_a_hub_that_hangs_lets_the_program_end(start: Start, server: HubServer, room: str) -> None:
+    server.silence = 30
+    terminal = start()
+    if room == "wizard":
+        begin(terminal, BASE)
+        terminal.wait_for("Reading")
+    else:
+        terminal.wait_for("usable of")
+        terminal.press("7")
+        terminal.wait_for("Search the Hub")
+        terminal.type("small\r")
+        terminal.wait_for("Searching")
+    while not server.requests:
+        terminal.pump(0.1)
+    left = time.monotonic()
+    terminal.press("esc", "q")
+    assert terminal.wait(8) == 0 and time.monotonic() - left < 5
+
+
 def test_without_a_network_it_says_so(start: Start, server: HubServer, local: Path) -> None:
     terminal = start(HF_HUB_OFFLINE="1")
     begin(terminal, local)

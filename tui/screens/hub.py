@@ -118,9 +118,10 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
 
     def _hub(self) -> Hub:
         """The client, made in the background."""
-        from ...workbench.hub import Hub
+        from ...workbench.hub import Hub, Patience
 
-        self._client = self._client or Hub()
+        # Somebody looks on: two time-outs are long enough.
+        self._client = self._client or Hub(Patience(tries=2))
         return self._client
 
     # -- search ------------------------------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
             if asked == self._asked:
                 self._found(found)
 
-        self.in_background(lambda: self._hub().search(words, sort, author, tag), show)
+        self.in_background(lambda: self._hub().search(words, sort, author, tag), show, awaited=False)
 
     def _found(self, found: tuple[Found, ...]) -> None:
         what = (
@@ -202,7 +203,7 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
                 self._opened(shop, file)
 
         self.in_background(
-            lambda: self.session.shop(self._hub(), self._hub().repository(name, revision), context), show
+            lambda: self.session.shop(self._hub(), self._hub().repository(name, revision), context), show, awaited=False
         )
 
     def _opened(self, shop: Shop, file: str) -> None:
@@ -246,7 +247,7 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
         from ...workbench.hub import plan_download
 
         folder = self.session.download_folder(shop.repository.id)
-        self.in_background(lambda: plan_download(self._hub(), shop.repository, offer, folder), self._ask)
+        self.in_background(lambda: plan_download(self._hub(), shop.repository, offer, folder), self._ask, awaited=False)
 
     def _ask(self, request: DownloadRequest) -> None:
         def answered(yes: bool | None) -> None:
@@ -375,9 +376,11 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
             self.set_focus(self.query_one("#found", Grid))
 
     def failed(self, why: str) -> None:
-        """The search or download did not work; the room stands."""
-        self.query_one("#found-words", Static).update("")
-        super().failed(why)
+        """The search or download did not work; the room stands. Over the results there is room for the reason."""
+        searching = self.step == "search"
+        self.query_one("#found-words", Static).update(printable(why) if searching else "")
+        if not searching or self.app.screen is not self:
+            super().failed(why)
 
 
 _CHECKPOINT_WORDS = "The model as it was published, with configuration and tokenizer: the wizard makes quants of it."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
@@ -70,8 +72,11 @@ class Room(Screen[None]):
         """Something in the background did not work; the room stands."""
         self.tell(why, "error", 12)
 
-    def in_background(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Run `work` in a thread, then `then(result)` on the screen; a failure becomes a notice."""
+    def in_background(self, work: Callable[[], Any], then: Callable[[Any], None], awaited: bool = True) -> None:
+        """Run `work` in a thread, then `then(result)` on the screen; a failure becomes a notice.
+
+        Work that is not `awaited` ends with the program: a server that hangs must not keep it from ending.
+        """
 
         def job() -> None:
             try:
@@ -83,4 +88,11 @@ class Room(Screen[None]):
             else:
                 self.app.call_from_thread(then, result)
 
-        self.run_worker(job, thread=True, exit_on_error=False)
+        def abandoned() -> None:
+            with suppress(RuntimeError):  # the program has ended meanwhile
+                job()
+
+        if awaited:
+            self.run_worker(job, thread=True, exit_on_error=False)
+        else:
+            threading.Thread(target=abandoned, daemon=True).start()

@@ -98,11 +98,11 @@ its file) are looked for meanwhile: r goes to the best one.
         """The step that is shown: models, question, result, imatrix or plan."""
         return self.query_one("#steps", ContentSwitcher).current or "models"
 
-    def _work_out(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+    def _work_out(self, work: Callable[[], Any], then: Callable[[Any], None], awaited: bool = True) -> None:
         """As `in_background`; what comes too late, because the user went on or back meanwhile, is dropped."""
         self._turn += 1
         turn = self._turn
-        self.in_background(work, lambda result: then(result) if turn == self._turn else None)
+        self.in_background(work, lambda result: then(result) if turn == self._turn else None, awaited)
 
     def _show(self, step: str) -> None:
         self._turn += 1
@@ -136,7 +136,9 @@ its file) are looked for meanwhile: r goes to the best one.
         """Begin with a model on the Hub, of which only the header is read."""
         self.tell(f"Reading {name} on the Hub …", seconds=3)
         self._work_out(
-            lambda: self.session.begin_remote_walk(name), lambda walk: self._begun(Path(repository), walk, repository)
+            lambda: self.session.begin_remote_walk(name),
+            lambda walk: self._begun(Path(repository), walk, repository),
+            awaited=False,
         )
 
     def _begun(self, model: Path, walk: Walk, repository: str) -> None:
