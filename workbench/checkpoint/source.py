@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ...kernels import KernelError, quantize
 from ..errors import ValidationFailed
 from ..model.finite import Stored
-from ..model.gguf import open_file
+from ..model.gguf import open_file, read_fully
 from ..model.model import Floats, Model, Tensor
 from ..model.wording import shown
 from .checkpoint import layout_of
@@ -69,15 +69,7 @@ class CheckpointSource:
         path = self._folder.files[file]
         if file not in self._descriptors:
             self._descriptors[file] = open_file(path)
-        done = 0
-        while done < len(target):
-            try:
-                got = os.preadv(self._descriptors[file], [target[done:]], offset + done)
-            except OSError as error:
-                raise ValidationFailed(f"{shown(path)} cannot be read: {error.strerror}.") from error
-            if got == 0:
-                raise ValidationFailed(f"{shown(path)} has become shorter since its header was read.")
-            done += got
+        read_fully(self._descriptors[file], path, offset, target)
 
 
 def stored_weights(model: Model) -> list[Stored]:

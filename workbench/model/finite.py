@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import QuantdeckError, ValidationFailed
-from .gguf import open_file
+from .gguf import open_file, read_fully
 from .model import Model, Tensor
 from .wording import shown
 
@@ -144,15 +144,7 @@ def _look(
     words = _WORDS[tensor.type]
     for start in range(first, first + n_bytes, BUFFER_BYTES):
         part = buffer[: min(BUFFER_BYTES, first + n_bytes - start)]
-        done = 0
-        while done < len(part):
-            try:
-                got = os.preadv(descriptors[tensor.file], [part.data[done:]], tensor.offset + start + done)
-            except OSError as error:
-                raise ValidationFailed(f"{shown(path)} cannot be read: {error.strerror}.") from error
-            if got == 0:
-                raise ValidationFailed(f"{shown(path)} has become shorter since its header was read.")
-            done += got
+        read_fully(descriptors[tensor.file], path, tensor.offset + start, part.data)
         limit = F16_END if stored.narrowed else words.infinity
         if _any_from(part, words, limit):
             _refuse(model, stored, part.view(words.word), start // part.view(words.word).itemsize)

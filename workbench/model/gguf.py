@@ -168,6 +168,23 @@ def open_file(path: Path) -> int:
     return descriptor
 
 
+def read_fully(descriptor: int, path: Path, offset: int, target: memoryview) -> None:
+    """Fill `target` with what an open model file holds from `offset` on.
+
+    Raises:
+        ValidationFailed: the disk did not give it, or the file ends before.
+    """
+    done = 0
+    while done < len(target):
+        try:
+            got = os.preadv(descriptor, [target[done:]], offset + done)
+        except OSError as error:
+            raise ValidationFailed(f"{shown(path)} cannot be read: {error.strerror}; check its disk.") from error
+        if got == 0:
+            raise ValidationFailed(f"{shown(path)} has become shorter since its header was read.")
+        done += got
+
+
 def _about_folder(path: Path) -> str:
     inside = sorted(p.name for p in path.glob("*.gguf") if not p.name.startswith("."))[:5]
     hint = f"name a file in it, such as {', '.join(map(shown, inside))}" if inside else "it holds no .gguf file"

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...kernels import TYPES, KernelError, dequantize
 from ..errors import ValidationFailed
-from .gguf import open_file
+from .gguf import open_file, read_fully
 from .gguf_format import STORED
 from .model import Floats, Model, Tensor
 from .wording import shown
@@ -69,12 +69,4 @@ class GgufSource:
             raise IndexError(f"rows {first}..{first + count} of {tensor.n_rows} in {tensor.name}")
         path = self._model.files[tensor.file]
         position = tensor.offset + STORED[tensor.type].n_bytes(tensor.row_length, first)
-        done = 0
-        while done < len(target):
-            try:
-                got = os.preadv(self._descriptors[tensor.file], [target[done:]], position + done)
-            except OSError as error:
-                raise ValidationFailed(f"{shown(path)} cannot be read: {error.strerror}.") from error
-            if got == 0:
-                raise ValidationFailed(f"{shown(path)} has become shorter since its header was read.")
-            done += got
+        read_fully(self._descriptors[tensor.file], path, position, target)
