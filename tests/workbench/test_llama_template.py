@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 import pytest
@@ -46,6 +47,18 @@ def test_endless_work_is_stopped(source):
     with pytest.raises(TemplateFailed, match="did not finish"):
         render(source)
     assert time.monotonic() - began < 3
+
+
+def test_no_alarm_goes_off_after_the_time(monkeypatch):
+    """The timer repeats: alarms that come while the first is dealt with must not hit what follows."""
+    setitimer = signal.setitimer
+    monkeypatch.setattr(module, "TIME_LIMIT", 0.01)
+    monkeypatch.setattr(signal, "setitimer", lambda which, first, again=0.0: setitimer(which, first, again and 1e-4))
+    for _ in range(300):
+        with pytest.raises(TemplateFailed, match="did not finish"):
+            render("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

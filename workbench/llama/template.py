@@ -10,15 +10,18 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import FrameType
+from typing import Any, TypeVar
 
 from jinja2 import TemplateError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+T = TypeVar("T")
 
 TIME_LIMIT = 5.0
 LONGEST_TEMPLATE = 1 << 20
@@ -70,8 +73,7 @@ class ChatTemplate:
         if len(source) > LONGEST_TEMPLATE:
             raise TemplateFailed("is longer than 1 MiB")
         self._globals = {"bos_token": bos_token, "eos_token": eos_token}
-        with _limits():
-            self._template = _environment().from_string(source)
+        self._template = _limited(lambda: _environment().from_string(source))
 
     def render(self, messages: Sequence[Mapping[str, Any]], answer: bool = True) -> str:
         """The conversation as text, ready for the assistant to go on if `answer`.
@@ -90,15 +92,17 @@ class ChatTemplate:
         return text
 
     def _render(self, messages: Sequence[Mapping[str, Any]], answer: bool) -> str:
+        variables = {"messages": [dict(m) for m in messages], "add_generation_prompt": answer, **self._globals}
+        return _limited(lambda: self._write(variables))
+
+    def _write(self, variables: Mapping[str, Any]) -> str:
         pieces: list[str] = []
         length = 0
-        variables = {"messages": [dict(m) for m in messages], "add_generation_prompt": answer, **self._globals}
-        with _limits():
-            for piece in self._template.generate(variables):
-                length += len(piece)
-                if length > LONGEST_OUTPUT:
-                    raise TemplateFailed("writes without end")
-                pieces.append(piece)
+        for piece in self._template.generate(variables):
+            length += len(piece)
+            if length > LONGEST_OUTPUT:
+                raise TemplateFailed("writes without end")
+            pieces.append(piece)
         return "".join(pieces)
 
 
@@ -163,12 +167,11 @@ class _TooSlow(BaseException):
     pass
 
 
-@contextlib.contextmanager
-def _limits() -> Iterator[None]:
-    """Time and memory limits where the system has them, and every failure as `TemplateFailed`."""
+def _limited(action: Callable[[], T]) -> T:
+    """Do it within time and memory limits where the system has them; every failure is a `TemplateFailed`."""
     try:
         with _time_limit(), _memory_limit():
-            yield
+            return _watched(action)
     except TemplateFailed:
         raise
     except _TooSlow:
@@ -181,14 +184,23 @@ def _limits() -> Iterator[None]:
         raise TemplateFailed(f"fails: {str(error)[:200] or type(error).__name__}") from None
 
 
+def _watched(action: Callable[[], T]) -> T:
+    """What is under this frame may be stopped by an alarm, nothing else."""
+    return action()
+
+
 @contextlib.contextmanager
 def _time_limit() -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
 
-    def too_slow(_number: int, _frame: Any) -> None:
-        raise _TooSlow
+    def too_slow(_number: int, frame: FrameType | None) -> None:
+        # Outside of the template's code an alarm would stop the clearing up, and leave limits standing.
+        while frame is not None:
+            if frame.f_code is _watched.__code__:
+                raise _TooSlow
+            frame = frame.f_back
 
     before = signal.signal(signal.SIGALRM, too_slow)
     # Repeated, since a template's own error handling could swallow the first one.
