@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..workbench.shards import SHARD_NAME
 from ..workbench.text import count, duration, printable, size
 
 # Named in signatures only: the first screen must not wait for numpy.
@@ -211,8 +212,9 @@ def step_words(step: Step) -> str:
 
 
 def default_output(source: Path, level: str, folder: Path) -> Path:
-    """NAME-LEVEL.gguf in `folder`, without the 16-bit level that NAME may end in."""
-    stem = source.name if source.is_dir() else source.stem
+    """NAME-LEVEL.gguf in `folder`, without the number of a shard and the 16-bit level that NAME may end in."""
+    shard = SHARD_NAME.fullmatch(source.name)
+    stem = shard["stem"] if shard else source.name if source.is_dir() else source.stem
     for ending in SIXTEEN_BIT_ENDINGS:
         for joint in ("-", ".", "_"):
             if stem.lower().endswith(joint + ending):
@@ -229,7 +231,7 @@ def plan_facts(proposal: Proposal) -> dict[str, str]:
     facts = {
         "Source": spec.source,
         "Model": f"{spec.architecture}, {count(spec.n_weights)} parameters, {size(spec.source_bytes)}",
-        "Result": spec.output,
+        "Result": spec.output + (f" and {len(plan.files) - 1} more" if len(plan.files) > 1 else ""),
         "Level": f"{spec.level}: {size(plan.total)}, {plan.bits_per_weight:.2f} bits per weight",
         "Tensors": ", ".join(f"{n} in {name}" for name, n in sorted(kinds.items(), key=lambda kind: -kind[1])),
         "Workers": str(spec.workers),
