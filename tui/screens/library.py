@@ -106,10 +106,12 @@ incomplete the line below says what is missing; it can only be deleted.
         item = self._items.get(key)
         entry = item.entry if item else self._missing.get(key)
         lines = [str(item.path)] if item else [entry.path] if entry else []
+        if item and item.kind != "checkpoint" and len(item.files) > 1:
+            lines[0] += f" and {len(item.files) - 1} more"
         if item and item.problem:
             lines.append(f"incomplete: {item.problem}")
         if entry:
-            lines += [f"from {entry.source}", f"sha256 {entry.sha256}"]
+            lines += [f"from {entry.source}", f"sha256 {'of all ' if entry.files else ''}{entry.sha256}"]
         elif item and item.hashes:
             lines.append(f"sha256 {item.hashes[0]}")
         self.query_one("#where", Static).update(printable("\n".join(lines)))
