@@ -158,3 +158,32 @@ def test_what_is_typed_into_the_field_is_text(start: Start, server: HubServer) -
     terminal.press("esc", "/")
     terminal.type("/x/")
     terminal.wait_for("│  /x/")
+
+
+def test_why_a_search_failed_stays_on_the_screen(start: Start, server: HubServer) -> None:
+    server.fail("/api/", 429, times=99, retry_after="90")
+    terminal = start()
+    terminal.wait_for("usable of")
+    terminal.press("7")
+    terminal.wait_for("Search the Hub")
+    terminal.type("small\r")
+    terminal.wait_for("too many requests from here; try again in 1 min 30 s")
+    assert "▌" not in terminal.text()  # no notice that goes away
+    server.faults.clear()
+    terminal.type("\r")
+    terminal.wait_for("2 repositories, GGUF")
+    assert "too many" not in terminal.text()
+
+
+def test_hundreds_of_files_are_shown(start: Start, server: HubServer) -> None:
+    content = quantized("Q4_K_M")
+    server.add("many/Files-GGUF", {f"part{n}/m{n:03}-Q4_K_M.gguf": content[:-1] + bytes([n]) for n in range(100)})
+    terminal = start()
+    terminal.wait_for("usable of")
+    terminal.press("7")
+    terminal.wait_for("Search the Hub")
+    terminal.type("https://huggingface.co/many/Files-GGUF/blob/main/part80/m080-Q4_K_M.gguf\r")
+    terminal.wait_for("with a context of 512 tokens")
+    terminal.wait_for("yes   1000+             m080-Q4_K_M.gguf")
+    terminal.press("enter")
+    terminal.wait_for("Download m080-Q4_K_M.gguf")

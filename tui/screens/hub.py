@@ -154,7 +154,8 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
             else self._tag.replace("base_model:quantized:", "quants of ") or "every format"
         )
         whose = f" of {self._author}" if self._author else ""
-        told = f"{len(found)} repositories{whose}, {what}, by {self._sort}" if found else "Nothing found: fewer words?"
+        count = f"{len(found)} repositories" if len(found) > 1 else "1 repository"
+        told = f"{count}{whose}, {what}, by {self._sort}" if found else "Nothing found: fewer words?"
         self.query_one("#found-words", Static).update(printable(told))
         self.query_one("#found", Grid).show([(each.id, found_cells(each)) for each in found])
         if found and self.step == "search":
@@ -391,5 +392,6 @@ def _key(row: Fitted) -> str:
 
 
 def _publishers() -> Content:
-    parts = [Content.assemble((each.key, "$accent"), f" {each.author}  ") for each in providers()]
+    # Key and name are one word, so that no line ends between them.
+    parts = [Content.assemble((each.key, "$accent"), f":{each.author}  ") for each in providers()]
     return Content.assemble("esc, then ", *parts)
