@@ -220,6 +220,28 @@ def test_commands_stay_while_the_disk_is_full(in_namespace: Callable[[str], None
 
 
 @needs_mounts
+def test_disk_that_is_full_for_the_last_of_several_files(in_namespace: Callable[[str], None]):
+    """Room for some of the files only: none of them keeps it, the job pauses, and goes on by itself."""
+    in_namespace(
+        """
+        split = Bench(folder).run(source, "Q8_0", "split.gguf", max_file_bytes=1_000_000)
+        assert len(split.hashes) == 6, split.message
+        place = mount(40_000, "small")
+        bench = Bench(folder)
+        job = bench.submit(source, "Q8_0", "small/out.gguf", max_file_bytes=1_000_000)
+        fill(place, 3000)
+        jobs.start(bench.store, job)
+        until_full(bench, job)
+        assert not list(place.glob("out-*"))
+        assert sum(p.stat().st_blocks * 512 for p in place.glob(".out.partial-*")) == 0
+        (place / "ballast").unlink()
+        end = bench.end(job)
+        assert end.status == "done" and end.hashes == split.hashes, end.message
+        """
+    )
+
+
+@needs_mounts
 def test_store_that_fills_up_while_the_job_runs(in_namespace: Callable[[str], None]):
     """The journal takes nothing more: no range is handed out until it does, and none is lost or done twice."""
     in_namespace(
