@@ -190,14 +190,17 @@ def test_500_finished_jobs_are_listed_quickly(bench: Bench, source: Path):
         shutil.copytree(model.path, other)
         summary = json.loads((other / "summary.json").read_text()) | {"id": other.name}
         (other / "summary.json").write_text(json.dumps(summary))
-    seconds = []
-    for _ in range(5):
+    ratios = []
+    for _ in range(7):
         began = time.perf_counter()
+        for summary in bench.store.root.glob("*/summary.json"):
+            json.loads(summary.read_text())
+        reading = time.perf_counter() - began
         listed = bench.store.list()
-        seconds.append(time.perf_counter() - began)
+        ratios.append((time.perf_counter() - began - reading) / reading)
     assert len(listed) == 501
-    assert {summary.status for summary in listed} == {"done"}
-    assert min(seconds) < 0.1, seconds
+    assert {one.status for one in listed} == {"done"}
+    assert min(ratios) < 10, ratios  # of the time that reading their summaries takes
 
 
 def test_damaged_jobs_are_shown_and_can_be_removed(bench: Bench, source: Path):
@@ -253,7 +256,7 @@ def test_journal_garbled_in_the_middle_loses_only_that_range(bench: Bench, sourc
     assert bench.quiet()
     if bench.store.snapshot(job).status == "done":
         pytest.skip("the job was faster than the kill")
-    lines = folder.journal.read_bytes().splitlines(keepends=True)
+    lines = [line for line in folder.journal.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     places = [i for i, line in enumerate(lines) if b'"range_done"' in line]
     lines[places[0]] = lines[places[0]][:20] + b"\xff" + lines[places[0]][20:]
     folder.journal.write_bytes(b"".join(lines) + b'{"event":"range_d')

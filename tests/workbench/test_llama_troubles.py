@@ -98,7 +98,7 @@ def test_a_child_that_hangs_is_ended(tmp_path):
         with pytest.raises(LlamaFailed, match="no sign of life") as raised:
             answer(llama)
         assert is_one_sentence(raised.value)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         assert gone(llama.pid)
 
 
