@@ -247,7 +247,7 @@ def _add_text(command: argparse.ArgumentParser, what: str) -> None:
         "-d", "--data", default=None, metavar="TEXT", help=f"text file, JSON or JSONL (default: our {what} text)"
     )
     command.add_argument("--context", type=_count, default=512, metavar="N", help="tokens a chunk (512)")
-    command.add_argument("--chunks", type=_count, default=None, metavar="N", help="only the first N chunks")
+    command.add_argument("--chunks", type=_bytes, default=0, metavar="N", help="only the first N chunks (0: all)")
     command.add_argument(
         "--parse-special",
         action=argparse.BooleanOptionalAction,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +15,10 @@ from .library import Entry, Figure
 from .text import printable, size
 
 Number = float | None
+
+_ABSURD = 1e5
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_MARKUP = re.compile(r"([\\|`*\[\]<>])")
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,23 @@ class Basis:
     def words(self) -> str:
         """In a line."""
         special = ", markers parsed" if self.parse_special else ""
-        return f"{printable(self.text)}, {self.chunks} chunks of {self.context} tokens{special}"
+        chunks = "1 chunk" if self.chunks == 1 else f"{self.chunks} chunks"
+        return f"{one_line(self.text)}, {chunks} of {self.context} tokens{special}"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How figures were asked for, so that others can be had on the same basis.
+
+    `text_path` and `reference_path` may be gone, and are empty where they are not known. `chunks` 0 is the whole text,
+    `parse_special` None left it to the text.
+    """
+
+    text_path: str
+    context: int
+    chunks: int
+    parse_special: bool | None
+    reference_path: str
 
 
 @dataclass(frozen=True)
@@ -70,6 +92,7 @@ class Comparison:
     rows: tuple[Compared, ...]
     basis: Basis | None
     reference: str = ""
+    reference_path: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,11 +109,16 @@ def _share(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def _decimals(digits: int) -> Callable[[float], str]:
+    """With so many digits after the point, unless the number is absurdly large."""
+    return lambda value: f"{value:.{digits}f}" if abs(value) < _ABSURD else f"{value:.1e}"
+
+
 COLUMNS: tuple[Column, ...] = (
     Column("size", "n_bytes", False, size),
     Column("bits/w", "bits_per_weight", False, "{:.2f}".format),
-    Column("ppl", "perplexity", False, "{:.3f}".format),
-    Column("KL", "kl", False, "{:.4f}".format),
+    Column("ppl", "perplexity", False, _decimals(3)),
+    Column("KL", "kl", False, _decimals(4)),
     Column("top-1", "same_top", True, _share),
     Column("quest.", "questions", True, _share),
     Column("tok/s", "tokens_per_second", True, "{:.0f}".format),
@@ -107,7 +135,35 @@ def compare(entries: Iterable[Entry], basis: Basis | None = None) -> Comparison:
     figures = [figure for entry in listed for figure in entry.figures]
     latest = _latest(figures, "kl_divergence", basis) if basis else None
     rows = [_row(entry, basis, _reference(latest)) for entry in listed]
-    return Comparison(tuple(_marked(rows)), basis, _reference(latest)[0])
+    return Comparison(tuple(_marked(rows)), basis, *_reference(latest))
+
+
+def bases(entries: Iterable[Entry]) -> tuple[Basis, ...]:
+    """All bases on which something was measured, the latest one first."""
+    figures = [figure for entry in entries for figure in entry.figures if figure.kind == "perplexity"]
+    newest = sorted(figures, key=lambda figure: figure.measured_at, reverse=True)
+    return tuple(dict.fromkeys(map(_basis, newest)))
+
+
+def asked_for(entries: Iterable[Entry], table: Comparison) -> Asked | None:
+    """How the figures of a table were asked for; None for a table without any.
+
+    Asked for again in the same words, a reference's logits that are kept are found again.
+    """
+    basis = table.basis
+    if basis is None:
+        return None
+    figures = [figure for entry in entries for figure in entry.figures]
+    figure = _latest(figures, "kl_divergence", basis) or _latest(figures, "perplexity", basis)
+    details = figure.details if figure else {}
+    special = details.get("asked_special", basis.parse_special)
+    return Asked(
+        text_path=str(details.get("text_path", "")),
+        context=basis.context,
+        chunks=int(details.get("asked_chunks", basis.chunks)),
+        parse_special=special if isinstance(special, bool) else None,
+        reference_path=table.reference_path,
+    )
 
 
 def ordered(rows: Sequence[Compared], column: Column) -> list[Compared]:
@@ -138,32 +194,36 @@ def measured_quality(entries: Iterable[Entry], source: Path) -> dict[str, str]:
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """A table for a README."""
+    """A table for a README; names cannot break out of their cells."""
     header = ["model", "level", *(column.title for column in COLUMNS), "memory", "efficient"]
     lines = [" | ".join(header), " | ".join(["---", "---", *["---:"] * (len(header) - 3), "---"])]
     for row in comparison.rows:
         memory = size(row.peak_memory) if row.peak_memory else ""
-        cells = [row.name.replace("|", "\\|"), row.label, *cells_of(row), memory, "yes" if row.efficient else ""]
+        cells = [_plain(row.name), _plain(row.label), *cells_of(row), memory, "yes" if row.efficient else ""]
         lines.append(" | ".join(cells))
-    about = f"\nMeasured on {comparison.basis.words}." if comparison.basis else ""
-    against = f" Divergence (KL, nats) from {printable(comparison.reference)}." if comparison.reference else ""
+    about = f"\nMeasured on {_plain(comparison.basis.words)}." if comparison.basis else ""
+    against = f" Divergence (KL, nats) from {_plain(comparison.reference)}." if comparison.reference else ""
     return "\n".join(f"| {line} |" for line in lines) + f"\n{about}{against}\n"
 
 
 def as_csv(comparison: Comparison) -> str:
-    """All fields, empty where not measured."""
+    """All fields, empty where not measured.
+
+    Names that a spreadsheet would compute (they begin with =, +, - or @) get an apostrophe in front, as is usual.
+    """
     out = io.StringIO()
     writer = csv.DictWriter(out, [*Compared.__dataclass_fields__], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(map(_fields, comparison.rows))
+    writer.writerows({key: _cell(value) for key, value in _fields(row).items()} for row in comparison.rows)
     return out.getvalue()
 
 
 def as_json(comparison: Comparison) -> str:
     """All fields, null where not measured."""
     basis = vars(comparison.basis) if comparison.basis else None
-    document = {"basis": basis, "reference": comparison.reference, "models": [_fields(row) for row in comparison.rows]}
-    return json.dumps(document, indent=2) + "\n"
+    models = [{key: _finite(value) for key, value in _fields(row).items()} for row in comparison.rows]
+    document = {"basis": basis, "reference": comparison.reference, "models": models}
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
 WRITERS: Mapping[str, Callable[[Comparison], str]] = {".md": as_markdown, ".csv": as_csv, ".json": as_json}
@@ -173,6 +233,25 @@ def cells_of(row: Compared) -> list[str]:
     """The figures under COLUMNS, in words."""
     values = [(column, getattr(row, column.field)) for column in COLUMNS]
     return ["" if value is None else column.words(value) for column, value in values]
+
+
+def one_line(text: str) -> str:
+    """Text from outside in one harmless line."""
+    return " ".join(printable(text).split())
+
+
+def _plain(text: str) -> str:
+    return _MARKUP.sub(r"\\\1", one_line(text))
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return ("'" if value.startswith(_FORMULA) else "") + printable(value)
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _fields(row: Compared) -> dict[str, object]:
@@ -197,9 +276,7 @@ def _reference(figure: Figure | None) -> tuple[str, str]:
 
 
 def _latest_basis(entries: Iterable[Entry]) -> Basis | None:
-    figures = [figure for entry in entries for figure in entry.figures if figure.kind == "perplexity"]
-    latest = max(figures, key=lambda figure: figure.measured_at, default=None)
-    return _basis(latest) if latest else None
+    return next(iter(bases(entries)), None)
 
 
 def _latest(figures: Iterable[Figure], kind: str, basis: Basis | None = None) -> Figure | None:

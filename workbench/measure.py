@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .comparison import Asked, Comparison
 from .errors import BadArgument, ModelNotFound, QuantdeckError
 from .files import hashes, sha256, write_atomically
 from .library import Entry, EntryFile, Figure, Library
-from .llama import Cancelled, LoadSettings
+from .llama import Cancelled, LlamaFailed, LoadSettings
 from .llama.corpus import read_corpus
 from .llama.evaluate import (
     Evaluation,
@@ -22,6 +23,7 @@ from .llama.evaluate import (
     EvaluationSettings,
     QuestionScore,
     ask_questions,
+    check_vocabularies,
     evaluate,
 )
 from .llama.trial import Trial, try_out
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 MEASURED_ELSEWHERE = "measured here, made elsewhere"
 _QUESTION_CONTEXT = 512
+_TEXT_DIGITS = 16
+_SURELY_ENOUGH = 32  # letters a token, on average over a text
 _LARGEST_PROGRAM = 256 << 20
 _LARGEST_QUESTIONS = 64 << 20
 # A file is written before it is registered; clocks of network disks may be a little ahead.
@@ -61,13 +65,19 @@ class MeasureSettings:
 class MeasureProgress:
     """Where a measurement stands: `stage` in words, the share of this stage that is done, and seconds left of it.
 
-    `disk_bytes`: size of the reference logits that are being written, 0 if none are.
+    `done` of `chunks` chunks, `resumed` of them by an earlier run; 0 chunks where the stage has none. `rate` in tokens
+    a second of this run, 0 until it is known. `disk_bytes`: size of the reference logits that are being written, 0 if
+    none are.
     """
 
     stage: str
     fraction: float
     seconds_left: float | None = None
     disk_bytes: int = 0
+    done: int = 0
+    chunks: int = 0
+    resumed: int = 0
+    rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -125,8 +135,8 @@ def measure(
     Raises `Cancelled`, `LlamaFailed`, BadArgument, ModelNotFound, ValidationFailed.
     """
     model = read_model(path)
-    read_corpus(settings.corpus)  # its faults are told before anything is computed
     on_progress(MeasureProgress("reading the file", 0.0))
+    check(session, path, settings, cancelled)
     entry = entry_of(session.library, path, model)
     context = settings.evaluation.context
     estimated = estimate(session, model, context)
@@ -151,6 +161,75 @@ def measure(
     except QuantdeckError as error:
         notes.append(f"The figures could not be kept: {error}")
     return replace(result, entry=entry, notes=tuple(notes))
+
+
+def check(
+    session: Session, path: Path, settings: MeasureSettings, cancelled: Callable[[], bool] = lambda: False
+) -> None:
+    """What can be known to go wrong, before anything is computed: the text, the model's kind, the reference's words.
+
+    Raises `Cancelled`, `LlamaFailed`, BadArgument, ModelNotFound, ValidationFailed.
+    """
+    read_corpus(settings.corpus)
+    for each in filter(None, (path, settings.reference)):
+        if why := why_no_perplexity(read_model(each)):
+            raise BadArgument(f"{printable(each.name)} has no perplexity to measure: {why}.")
+    if settings.reference is not None:
+        check_vocabularies(path, settings.reference)
+    e = settings.evaluation
+    check_length(session, path, settings.corpus, e.context, e.parse_special, e.gpu_layers, cancelled)
+
+
+def why_no_perplexity(model: Model) -> str:
+    """Why a model cannot be scored on the next word of a text, in a clause; empty if it can."""
+    from .advice.cache import DIFFUSION, ENCODERS
+
+    if model.architecture in DIFFUSION:
+        return "it writes by diffusion, not word by word"
+    if model.architecture in ENCODERS or model.get("{arch}.attention.causal") is False:
+        return "it turns text into numbers and writes none"
+    if model.architecture == "t5":
+        return "it rewrites texts (encoder and decoder) instead of going on with them"
+    if not model.get("tokenizer.ggml.tokens"):
+        return "it has no vocabulary to read texts with"
+    return ""
+
+
+def check_length(
+    session: Session,
+    path: Path,
+    corpus: Path,
+    context: int,
+    parse_special: bool | None = None,
+    gpu_layers: int = -1,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> None:
+    """BadArgument if the text does not fill one chunk. Only a short one is counted, for which the model is loaded.
+
+    Conversations are left to the evaluation itself, since only the model's template tells how long they get.
+    """
+    documents = read_corpus(corpus)
+    text = "\n".join(document.text for document in documents)
+    if any(document.messages for document in documents) or len(text) > _SURELY_ENOUGH * context:
+        return
+    with session.load(path, None, cancelled, context=_QUESTION_CONTEXT, gpu_layers=gpu_layers) as llama:
+        n = len(llama.tokenize(text, add_special=True, parse_special=parse_special is not False))
+    if n < context:
+        raise BadArgument(
+            f"{printable(corpus.name)} has {n} tokens, fewer than one chunk of {context}; "
+            "take more text or a smaller context."
+        )
+
+
+@contextlib.contextmanager
+def short_text_named() -> Iterator[None]:
+    """A text that only llama.cpp could tell to be too short (conversations) is a bad argument too."""
+    try:
+        yield
+    except LlamaFailed as error:
+        if "fewer than one chunk" in str(error):
+            raise BadArgument(str(error)) from error
+        raise
 
 
 def evaluations(session: Session) -> Path:
@@ -228,10 +307,13 @@ def figures(result: Measurement, settings: MeasureSettings) -> list[Figure]:
     now, e, trial = _now(), result.evaluation, result.trial
     text: Details = {
         "text": settings.corpus.name,
-        "text_sha256": sha256(settings.corpus)[:16],
+        "text_sha256": sha256(settings.corpus)[:_TEXT_DIGITS],
         "context": settings.evaluation.context,
         "chunks": e.chunks,
         "parse_special": e.parse_special,
+        "text_path": str(settings.corpus.absolute()),
+        "asked_chunks": settings.evaluation.chunks,
+        "asked_special": "auto" if settings.evaluation.parse_special is None else settings.evaluation.parse_special,
     }
     found = [Figure("perplexity", e.perplexity.value, now, {"error": e.perplexity.error, "scored": e.scored, **text})]
     if e.divergence and settings.reference:
@@ -293,6 +375,44 @@ def default_settings(model: Path, evaluation: EvaluationSettings, reference: Pat
     return settings
 
 
+def text_of(table: Comparison, asked: Asked | None, chosen: Path | None) -> Path | None:
+    """The text of a table's figures, if it is `chosen`; without a choice wherever it still is. None: another one."""
+    if table.basis is None or asked is None:
+        return None
+    places = [chosen] if chosen else [Path(asked.text_path), SAMPLE.eval_file]
+    for place in places:
+        with contextlib.suppress(OSError):
+            if place.is_file() and sha256(place)[:_TEXT_DIGITS] == table.basis.text_sha256:
+                return place
+    return None
+
+
+def settings_like(table: Comparison, asked: Asked, text: Path, path: Path, source: Path | None) -> MeasureSettings:
+    """Settings that give the model at `path` a full row in a table: its text, windows, markers and reference.
+
+    Where the table has no reference, `source` is one. A model whose words are not the reference's gets none.
+    """
+    assert table.basis is not None
+    reference = _reference_for(path, Path(asked.reference_path)) if asked.reference_path else source
+    # What was asked for finds the reference's logits again. Without them, the very numbers hold for any vocabulary.
+    chunks, special = table.basis.chunks, table.basis.parse_special
+    if reference:
+        evaluation = EvaluationSettings(asked.context, asked.chunks, asked.parse_special)
+    else:
+        evaluation = EvaluationSettings(asked.context, chunks, special)
+    return replace(default_settings(path, evaluation, reference), corpus=text)
+
+
+def _reference_for(path: Path, reference: Path) -> Path | None:
+    if not reference.is_file() or reference.resolve() == path.resolve():
+        return None
+    try:
+        check_vocabularies(path, reference)
+    except QuantdeckError:
+        return None
+    return reference
+
+
 def _evaluate(
     session: Session,
     path: Path,
@@ -302,25 +422,32 @@ def _evaluate(
 ) -> Evaluation:
     names = {"reference": "logits of the reference", "model": "quality"}
 
+    begun: dict[str, tuple[int, float]] = {}  # chunks from before and seconds until the first new one began
+
     def heard(p: EvaluationProgress) -> None:
+        resumed, started = begun.setdefault(p.what, (p.done, p.seconds))
+        new, seconds = p.done - resumed, p.seconds - started
+        rate = new * settings.evaluation.context / seconds if new and seconds > 0 else 0.0
+        left = p.seconds_left if new else None
         share = p.done / max(1, p.chunks)
-        on_progress(MeasureProgress(names[p.what], share, p.seconds_left if p.done else None, p.disk_bytes))
+        on_progress(MeasureProgress(names[p.what], share, left, p.disk_bytes, p.done, p.chunks, resumed, rate))
 
     chosen = _load_settings(session, path, settings)
     reference = settings.reference
     if reference is not None and reference.resolve() == path.resolve():
         reference = None  # a model against itself says nothing
-    return evaluate(
-        path,
-        settings.corpus,
-        evaluations(session),
-        session.paths.logs,
-        replace(settings.evaluation, threads=chosen.threads),
-        reference,
-        settings.keep_reference,
-        heard,
-        cancelled,
-    )
+    with short_text_named():
+        return evaluate(
+            path,
+            settings.corpus,
+            evaluations(session),
+            session.paths.logs,
+            replace(settings.evaluation, threads=chosen.threads),
+            reference,
+            settings.keep_reference,
+            heard,
+            cancelled,
+        )
 
 
 def _ask(

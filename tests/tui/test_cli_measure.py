@@ -131,12 +131,23 @@ def test_evaluate_in_lock_step_writes_no_logits(quantdeck: Run, environ: dict[st
         (["evaluate", "sample", "-d", "none.txt"], 3, "none.txt"),
         (["evaluate", "sample", "--reference", "none.gguf"], 3, "none.gguf"),
         (["evaluate", "sample", "-d", "bad.txt"], 2, "UTF-8"),
+        (["evaluate", "sample", "--chunks", "-1", "--json"], 2, "negative"),
+        (["evaluate", "sample", "-d", "tiny.txt"], 2, "fewer than one chunk of 512"),
+        (["evaluate", "sample", "-d", "tiny.jsonl"], 2, "fewer than one chunk of 512"),
+        (["calibrate", "sample", "-d", "tiny.txt", "-o", "im.gguf"], 2, "fewer than one chunk of 512"),
+        (["calibrate", "sample", "-d", "tiny.jsonl", "-o", "im.gguf"], 2, "fewer than one chunk of 512"),
+        (["evaluate", "sample", "bert.gguf"], 2, "bert.gguf has no perplexity"),
+        (["evaluate", "sample", "--reference", "bert.gguf"], 2, "bert.gguf has no perplexity"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(
     arguments: list[str], code: int, says: str, quantdeck: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00" * 100)
+    (tmp_path / "tiny.txt").write_text("far too short")
+    (tmp_path / "tiny.jsonl").write_text('{"messages": [{"role": "user", "content": "far too short"}]}')
+    if "bert.gguf" in arguments:
+        make_model(tmp_path / "bert.gguf", "bert")
     assert says in quantdeck(*arguments).fails_in_one_sentence(code)
 
 

@@ -100,7 +100,7 @@ def test_the_compare_room_fits_the_terminal(start: Start, size: tuple[int, int])
     terminal.wait_for("e Measure")
     terminal.wait_for("q Quit")
     terminal.press("?")
-    terminal.wait_for("side by side")
+    terminal.wait_for("A dot marks the efficient")
 
 
 def test_the_compare_room_lives_through_another_size(start: Start) -> None:
@@ -113,10 +113,37 @@ def test_the_compare_room_lives_through_another_size(start: Start) -> None:
     terminal.type("sample")
     terminal.press("enter")
     terminal.wait_for("F16", 60)
+    assert "model" not in terminal.text().splitlines()[3]
     terminal.resize(120, 40)
     terminal.press("s")
     terminal.wait_for("By bits/w")
-    terminal.wait_for("F16")
+    terminal.wait_for(SAMPLE.model.name)
+    assert "model" in next(line for line in terminal.text().splitlines() if "bits/w" in line and "ppl" in line)
+    terminal.resize(80, 24)
+    terminal.press("s")
+    terminal.wait_for("By ppl")
+    assert "model" not in next(line for line in terminal.text().splitlines() if "bits/w" in line and "KL" in line)
+
+
+def test_a_further_model_stands_in_the_table_that_is_shown(start: Start, quantdeck: Callable[..., Said]) -> None:
+    for level in ("Q8_0", "Q4_0"):
+        assert quantdeck("quantize", "sample", "gguf", "-q", level, "-o", f"{level}.gguf").code == 0
+    arguments = ("--reference", "sample", "--context", "64", "--chunks", "4", "--questions", "none")
+    assert quantdeck("evaluate", "Q8_0.gguf", *arguments).code == 0
+    terminal = start()
+    terminal.wait_for("usable of", 60)
+    terminal.press("5")
+    terminal.wait_for("measure on the same text and chunks, against sample-f16.gguf", 60)
+    terminal.wait_for("4 chunks of 64")
+    terminal.press("m")
+    terminal.wait_for("Measured.", 120)
+    terminal.wait_for("4 chunks of 64")
+    rows = {line.split()[1]: line for line in terminal.text().splitlines() if " MiB " in line and "●" in line}
+    assert rows["Q8_0"].count(" %") == 1 and rows["Q4_0"].count(" %") == 2  # the room asks the sample's questions too
+    terminal.press("o")
+    terminal.wait_for("chunks of 512 tokens: a new table", 60)
+    terminal.press("o")
+    terminal.wait_for("measure on the same text and chunks", 60)
 
 
 def test_models_are_measured_and_compared(start: Start, quantdeck: Callable[..., Said], tmp_path: Path) -> None:

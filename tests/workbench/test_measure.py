@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +16,19 @@ import pytest
 from benchmarks.job import make_source
 from benchmarks.levels import compared, faults, make
 
-from quantdeck.workbench.comparison import COLUMNS, WRITERS, as_csv, as_json, as_markdown, compare, ordered
+from quantdeck.tui.describe import stage_words
+from quantdeck.workbench.comparison import (
+    COLUMNS,
+    WRITERS,
+    as_csv,
+    as_json,
+    as_markdown,
+    asked_for,
+    bases,
+    cells_of,
+    compare,
+    ordered,
+)
 from quantdeck.workbench.difference import agreement, common_length
 from quantdeck.workbench.errors import BadArgument, ModelNotFound
 from quantdeck.workbench.imatrices import find
@@ -22,6 +38,7 @@ from quantdeck.workbench.llama import Cancelled
 from quantdeck.workbench.llama.evaluate import EvaluationSettings
 from quantdeck.workbench.llama.trial import try_out
 from quantdeck.workbench.measure import (
+    MeasureProgress,
     MeasureSettings,
     default_settings,
     entry_of,
@@ -29,13 +46,19 @@ from quantdeck.workbench.measure import (
     learn,
     measure,
     read_questions,
+    settings_like,
+    text_of,
+    why_no_perplexity,
 )
 from quantdeck.workbench.model import read_model
 from quantdeck.workbench.paths import Paths
 from quantdeck.workbench.sample import SAMPLE
 from quantdeck.workbench.session import Session
+from quantdeck.workbench.text import printable
 from support import llama_quantize
+from support.models import make_model
 
+SAMPLE_MODEL = read_model(SAMPLE.model)
 SHORT = EvaluationSettings(chunks=6, threads=1)
 
 
@@ -212,6 +235,123 @@ def test_divergences_from_another_model_are_not_compared(other: dict[str, str]) 
     assert table.reference == "r.gguf"
     assert [row.kl for row in table.rows] == [0.1, 0.05, None]
     assert [row.efficient for row in table.rows] == [True, True, False]
+
+
+HOSTILE = [
+    "a|b.gguf",
+    'a,"b".gguf',
+    "=cmd()",
+    "+1",
+    "@SUM(A1)",
+    "a\nb.gguf",
+    "\x1b[31mred",
+    "<b>*x*<i>",
+    "\udcff.gguf",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_exports_survive_hostile_names(name: str) -> None:
+    entry = replace(_entry(1, 100, 0.125, reference=name), path=f"/m/{name}", level="L|1")
+    table = compare([entry, _entry(2, 200, math.inf)])
+    table = replace(table, reference=name)
+    harmless = printable(name)
+    markdown = as_markdown(table)
+    markdown.encode()
+    rows = [line for line in markdown.splitlines() if line.startswith("|")]
+    columns = [len(re.findall(r"(?<!\\)\|", row)) for row in rows]
+    assert len(rows) == 4 and len(set(columns)) == 1 and "\x1b" not in markdown and "<b>" not in markdown
+    cell = re.split(r"(?<!\\)\|", rows[2])[1].strip()
+    assert re.sub(r"\\(.)", r"\1", cell) == harmless.replace("\n", " ")
+    text = as_csv(table)
+    text.encode()
+    row = next(csv.DictReader(io.StringIO(text)))
+    assert row["name"].removeprefix("'") == harmless and row["name"][0] not in "=+-@\n"
+    assert row["kl"] == "0.125"
+    document = json.loads(as_json(table), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert document["models"][0]["name"] == name and document["models"][1]["kl"] is None
+
+
+def test_absurd_figures_keep_their_columns() -> None:
+    cells = cells_of(compare([replace(_entry(1, 100, 1e300), n_bytes=100)]).rows[0])
+    assert max(map(len, cells)) < 10 and "1.0e+300" in cells
+
+
+def test_a_further_model_gets_the_basis_of_the_table(session: Session, tmp_path: Path) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text(SAMPLE.eval_text[:9000])
+    first, second = tmp_path / "a.gguf", tmp_path / "b.gguf"
+    llama_quantize.quantize(SAMPLE.model, first, "Q4_0")
+    llama_quantize.quantize(SAMPLE.model, second, "Q5_1")
+    chosen = MeasureSettings(text, EvaluationSettings(context=64, chunks=3, threads=1), SAMPLE.model)
+    entries = [measure(session, first, chosen).entry]
+    table = compare(entries)
+    asked = asked_for(entries, table)
+    assert asked and text_of(table, asked, None) == text and text_of(table, asked, SAMPLE.eval_file) is None
+    logits = set((session.paths.cache / "evaluations").glob("*.logits"))
+    further = settings_like(table, asked, text, second, None)
+    assert further.reference == SAMPLE.model.resolve()
+    entries.append(measure(session, second, replace(further, questions=())).entry)
+    found = compare(entries)
+    assert found.basis == table.basis and found.basis.context == 64 and all(row.kl for row in found.rows)
+    assert set((session.paths.cache / "evaluations").glob("*.logits")) == logits  # they were used again
+    itself = settings_like(table, asked, text, SAMPLE.model, None)
+    assert itself.reference is None and itself.evaluation == EvaluationSettings(64, 3, False)
+    stranger = make_model(tmp_path / "other.gguf", "llama", n_layer=1)
+    assert settings_like(table, asked, text, stranger, None).reference is None
+    text.write_text("another text")
+    assert text_of(table, asked, None) is None
+
+
+def test_tables_of_every_basis_are_at_hand() -> None:
+    old, new = _entry(1, 100, 0.1, "2026-01-01"), _entry(2, 200, 0.05, "2026-02-01", context=256)
+    found = bases([old, new])
+    assert [basis.context for basis in found] == [256, 512]
+    assert [row.kl for row in compare([old, new], found[1]).rows] == [0.1, None]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "causal", "says"),
+    [
+        ("bert", None, "writes none"),
+        ("gemma3", False, "writes none"),
+        ("t5", None, "rewrites"),
+        ("llada", False, "diffusion"),
+        ("llama", None, ""),
+    ],
+)
+def test_what_has_no_perplexity(architecture: str, causal: bool | None, says: str) -> None:
+    metadata = {"tokenizer.ggml.tokens": SAMPLE_MODEL.metadata["tokenizer.ggml.tokens"]}
+    if causal is not None:
+        like = SAMPLE_MODEL.metadata["tokenizer.ggml.add_bos_token"]
+        metadata[f"{architecture}.attention.causal"] = replace(like, python=causal)
+    why = why_no_perplexity(replace(SAMPLE_MODEL, architecture=architecture, metadata=metadata))
+    assert says in why and bool(why) == bool(says)
+
+
+def test_progress_tells_where_it_goes_on() -> None:
+    begun = MeasureProgress("quality", 0.3, None, 0, 12, 40, 12)
+    assert stage_words(begun) == "quality goes on at chunk 13 of 40"
+    later = replace(begun, done=20, rate=256.4, seconds_left=61)
+    assert stage_words(later) == "quality: chunk 21 of 40 (12 from before) · 256 tokens/s · 1 min 01 s left"
+
+
+def test_a_stopped_reference_goes_on(session: Session, tmp_path: Path) -> None:
+    path = tmp_path / "q.gguf"
+    llama_quantize.quantize(SAMPLE.model, path, "Q5_0")
+    chosen = MeasureSettings(SAMPLE.eval_file, EvaluationSettings(context=96, chunks=60, threads=1), SAMPLE.model)
+    heard: list[MeasureProgress] = []
+
+    def logits() -> list[MeasureProgress]:
+        return [each for each in heard if each.stage == "logits of the reference"]
+
+    with pytest.raises(Cancelled):
+        measure(session, path, chosen, heard.append, lambda: any(each.done > 20 for each in logits()))
+    heard.clear()
+    measure(session, path, chosen, heard.append)
+    first, *_, last = logits()
+    assert first.done == first.resumed >= 20 and first.seconds_left is None and "goes on at" in stage_words(first)
+    assert last.resumed == first.resumed and last.rate > 0 and last.done == last.chunks == 60
 
 
 def test_exports_hold_the_same_figures() -> None:

@@ -20,6 +20,7 @@ from ...workbench.llama.calibrate import (
     coverage,
 )
 from ...workbench.llama.corpus import read_corpus
+from ...workbench.measure import check_length, short_text_named
 from ...workbench.model import read_model
 from ...workbench.sample import SAMPLE
 from ...workbench.session import SAMPLE_WORD, model_path, open_session, user_path
@@ -42,14 +43,16 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(output)
     settings = CalibrationSettings(
         context=arguments.context,
-        chunks=arguments.chunks or 0,
+        chunks=arguments.chunks,
         parse_special=arguments.parse_special,
         with_output=arguments.with_output,
         threads=arguments.threads or session.load_settings(model).threads,
         gpu_layers=arguments.gpu_layers,
     )
+    check_length(session, model, corpus, settings.context, settings.parse_special, settings.gpu_layers)
     try:
-        done, reached = _calibrate(model, corpus, output, session.paths.logs, settings, terminal)
+        with short_text_named():
+            done, reached = _calibrate(model, corpus, output, session.paths.logs, settings, terminal)
     except KeyboardInterrupt:
         terminal.warn("what was computed is kept: the same command goes on there")
         raise

@@ -15,6 +15,7 @@ from ...workbench.measure import (
     Measurement,
     MeasureProgress,
     MeasureSettings,
+    check,
     default_settings,
     evaluations,
     measure,
@@ -38,11 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
     for name, ending in ((arguments.markdown, ".md"), (arguments.csv, ".csv")):
         if name:
             _check_table(user_path(name), ending)
-    measured = []
+    todo = [(model, _settings(model, reference, arguments)) for model in models]
+    for model, settings in todo:
+        check(session, model, settings)  # before hours are spent on another of them
     try:
-        for model in models:
-            done = _one(session, model, _settings(model, reference, arguments), terminal)
-            measured.append(done)
+        measured = [_one(session, model, settings, terminal) for model, settings in todo]
     except KeyboardInterrupt:
         terminal.warn("what was computed is kept: the same command goes on there")
         raise
@@ -72,7 +73,7 @@ def _check_table(path: Path, ending: str) -> None:
 def _settings(model: Path, reference: Path | None, arguments: argparse.Namespace) -> MeasureSettings:
     evaluation = EvaluationSettings(
         context=arguments.context,
-        chunks=arguments.chunks or 0,
+        chunks=arguments.chunks,
         parse_special=arguments.parse_special,
         threads=arguments.threads,
         gpu_layers=arguments.gpu_layers,
@@ -88,12 +89,14 @@ def _settings(model: Path, reference: Path | None, arguments: argparse.Namespace
 
 
 def _one(session: Session, model: Path, settings: MeasureSettings, terminal: Terminal) -> Measurement:
-    told = False
+    told: set[str] = set()
 
     def heard(p: MeasureProgress) -> None:
-        nonlocal told
-        if p.disk_bytes and not told:
-            told = True
+        if p.resumed and p.stage not in told:
+            told.add(p.stage)
+            terminal.say(f"{model.name}: {stage_words(p)}.")
+        if p.disk_bytes and "disk" not in told:
+            told.add("disk")
             where = evaluations(session)
             terminal.say(f"The reference's logits take {size(p.disk_bytes)} in {where}; later models use them again.")
         terminal.progress(f"{model.name}: {stage_words(p)}")

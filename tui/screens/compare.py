@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,17 +14,39 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widgets import DataTable, ProgressBar, Static
 
-from ...workbench.comparison import COLUMNS, WRITERS, Compared, Comparison, cells_of, compare, ordered, quality
+from ...workbench.comparison import (
+    COLUMNS,
+    WRITERS,
+    Asked,
+    Basis,
+    Compared,
+    Comparison,
+    asked_for,
+    bases,
+    cells_of,
+    compare,
+    ordered,
+    quality,
+)
 from ...workbench.errors import BadArgument
 from ...workbench.files import write_atomically
 from ...workbench.library import Entry
 from ...workbench.llama import Cancelled
 from ...workbench.llama.evaluate import EvaluationSettings
-from ...workbench.measure import MeasureProgress, default_settings, entry_of, measure
+from ...workbench.measure import (
+    MeasureProgress,
+    MeasureSettings,
+    default_settings,
+    entry_of,
+    measure,
+    settings_like,
+    text_of,
+)
 from ...workbench.model import read_model
+from ...workbench.sample import SAMPLE
 from ...workbench.session import Session, model_path, user_path
-from ...workbench.text import printable, size
-from ..describe import stage_words
+from ...workbench.text import size
+from ..describe import one_line, stage_words
 from ..widgets.grid import Grid, Row
 from ..widgets.scatter import Point, Scatter
 from .ask import AskText
@@ -31,8 +54,33 @@ from .room import Room
 from .side_by_side import SideBySide
 
 ROOMY = 110
+ABSURD = 20
 EFFICIENT = "●"
 MARKED = "+"
+
+
+@dataclass(frozen=True)
+class _Next:
+    """On what the next model is measured: as the figures of `table` were, or with `asked` None anew on `text`."""
+
+    text: Path
+    table: Comparison
+    asked: Asked | None
+
+    @property
+    def words(self) -> str:
+        """In a line, for the keys that begin it."""
+        if self.asked is None:
+            chunks = f"chunks of {EvaluationSettings().context} tokens"
+            return f"e, m measure on {one_line(self.text.name)}, all of it in {chunks}: a new table"
+        against = f", against {one_line(self.table.reference)}" if self.table.reference else ""
+        return f"e, m measure on the same text and chunks{against} · o: another table"
+
+    def settings(self, model: Path, source: Path | None) -> MeasureSettings:
+        """For one model; `source` is what it is held against where the table says nothing."""
+        if self.asked:
+            return settings_like(self.table, self.asked, self.text, model, source)
+        return replace(default_settings(model, EvaluationSettings(), source), corpus=self.text)
 
 
 class CompareRoom(Room):
@@ -44,8 +92,10 @@ Everything in the library, and any file added with a, with what was measured on 
 from the model that it was made from (0 is the same), how often the likeliest token is the same, questions answered,
 tokens per second. A dot marks the efficient ones: no other model is both smaller and better.
 e measures the model under the cursor in the background, m everything that has no figures yet; c stops, and what was
-computed is kept. Mark two models with the space bar and press b to give both the same prompt. A file from elsewhere
-is held against the one model that is marked.
+computed is kept. A further model is measured as the table was: on its text, chunks and reference. o shows the table of
+another text or of other chunks, after the oldest one it begins anew.
+Mark two models with the space bar and press b for side by side. In a new table a file from elsewhere is held against
+the one model that is marked.
 """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "evaluate", "Measure"),
@@ -57,6 +107,7 @@ is held against the one model that is marked.
         Binding("s", "sort", "Sort", tooltip="Sort by the next column, best first"),
         Binding("x", "export", "Save", tooltip="Save the table as Markdown, CSV or JSON"),
         Binding("d", "text", "Text", tooltip="Measure on another text"),
+        Binding("o", "basis", "Basis", show=False, tooltip="The table of another text, context or number of chunks"),
     ]
 
     def __init__(self, session: Session) -> None:
@@ -66,21 +117,38 @@ is held against the one model that is marked.
         self._sorted_by = 0
         self._marked: list[str] = []
         self._corpus: Path | None = None
+        self._basis: Basis | None = None
+        self._anew = False
+        self._next = _Next(SAMPLE.eval_file, self._table, None)
         self._stop = threading.Event()
         self._busy = False
         self._roomy = False
 
     def compose_middle(self) -> ComposeResult:
-        # The columns stay as they are when the terminal changes its size.
         self._roomy = self.app.size.width >= ROOMY
-        titles = ["", *(["model"] if self._roomy else []), "level", *(column.title for column in COLUMNS)]
-        first = len(titles) - len(COLUMNS)
         with Vertical(id="compare"):
             yield Static("", id="basis", markup=False)
-            yield Grid(titles, range(first, len(titles)), {EFFICIENT: "text-accent"}, id="models")
-            yield Scatter("size", id="plot")
+            yield Static("", id="next", markup=False)
+            yield self._grid()
+            yield Scatter("size", size, id="plot")
             yield ProgressBar(total=1.0, show_eta=False, id="measuring")
             yield Static("", id="status", markup=False)
+
+    def _grid(self) -> Grid:
+        titles = ["", *(["model"] if self._roomy else []), "level", *(column.title for column in COLUMNS)]
+        return Grid(titles, range(len(titles) - len(COLUMNS), len(titles)), {EFFICIENT: "text-accent"}, id="models")
+
+    async def on_resize(self) -> None:
+        """Names of models where there is room for them."""
+        if self._roomy == (self.app.size.width >= ROOMY):
+            return
+        self._roomy = not self._roomy
+        old = self.query_one("#models", Grid)
+        key = old.current_key or ""
+        await old.remove()
+        await self.query_one("#compare").mount(self._grid(), after="#next")
+        self._show()
+        self.query_one("#models", Grid).go_to(key)
 
     def on_mount(self) -> None:
         """Nothing is being measured yet."""
@@ -97,11 +165,21 @@ is held against the one model that is marked.
     # -- what is shown -----------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        self.in_background(lambda: self.session.library.entries().entries, self._take)
+        chosen = self._basis, self._corpus, self._anew
+        self.in_background(lambda: self._look(*chosen), self._take)
 
-    def _take(self, entries: Sequence[Entry]) -> None:
-        self._entries = {entry.sha256: entry for entry in entries if not entry.missing}
-        self._table = compare(self._entries.values())
+    def _look(self, basis: Basis | None, corpus: Path | None, anew: bool) -> tuple[Sequence[Entry], Comparison, _Next]:
+        """Everything in the library, and on what the next one is measured."""
+        entries = [entry for entry in self.session.library.entries().entries if not entry.missing]
+        table = compare(entries, basis)
+        asked = asked_for(entries, table)
+        text = None if anew else text_of(table, asked, corpus)
+        following = _Next(text or corpus or SAMPLE.eval_file, table, asked if text else None)
+        return entries, table, following
+
+    def _take(self, found: tuple[Sequence[Entry], Comparison, _Next]) -> None:
+        entries, self._table, self._next = found
+        self._entries = {entry.sha256: entry for entry in entries}
         self._show()
 
     def _show(self) -> None:
@@ -111,12 +189,13 @@ is held against the one model that is marked.
         grid = self.query_one("#models", Grid)
         grid.show([self._row(row) for row in rows])
         grid.focus()
-        reference = f"KL from {printable(table.reference)} · " if table.reference else ""
+        reference = f"KL from {one_line(table.reference)} · " if table.reference else ""
         words = f"{reference}{table.basis.words}" if table.basis else "nothing was measured yet: e begins"
         words = f"By {column.title} · {words}"
         if not rows:
             words = "Nothing to compare yet: make a model in the wizard (2), or add a file with a."
         self.query_one("#basis", Static).update(words)
+        self.query_one("#next", Static).update(self._next.words if rows else "")
         self._plot(table.rows)
         self.refresh_bindings()
 
@@ -124,12 +203,15 @@ is held against the one model that is marked.
         mark = EFFICIENT if row.efficient else ""
         mark += MARKED if row.sha256 in self._marked else ""
         name = [row.name] if self._roomy else []
-        return row.sha256, [mark, *name, row.label, *cells_of(row)]
+        return row.sha256, [mark, *map(one_line, name), one_line(row.label), *cells_of(row)]
 
     def _plot(self, rows: Sequence[Compared]) -> None:
-        points = [Point(row.n_bytes, q, row.label, row.efficient) for row in rows if (q := quality(row, rows))]
         by_kl = sum(row.kl is not None for row in rows) > 1
-        self.query_one(Scatter).show(points, "KL" if by_kl else "ppl")
+        known = [(row, q) for row in rows if (q := quality(row, rows)) is not None]
+        points = [Point(row.n_bytes, q, one_line(row.label), row.efficient) for row, q in known]
+        # One broken model must not press all others into one line; divergence has bounds of its own.
+        best = min((q for _, q in known), default=math.inf)
+        self.query_one(Scatter).show(points, "KL" if by_kl else "ppl", math.inf if by_kl else ABSURD * best)
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         """Say which file is under the cursor."""
@@ -139,7 +221,7 @@ is held against the one model that is marked.
     def _say_file(self) -> None:
         entry = self._current()
         words = f"{entry.name} · {size(entry.n_bytes)} · in {Path(entry.path).parent}" if entry else ""
-        self.query_one("#status", Static).update(printable(words))
+        self.query_one("#status", Static).update(one_line(words))
 
     def _current(self) -> Entry | None:
         return self._entries.get(self.query_one("#models", Grid).current_key or "")
@@ -152,14 +234,18 @@ is held against the one model that is marked.
             self._measure([entry])
 
     def action_evaluate_all(self) -> None:
-        """Measure everything that has no figures on this text."""
-        todo = {row.sha256 for row in self._table.rows if row.perplexity is None}
+        """Measure everything that has no figures in the table that is made next."""
+        new = self._next.asked is None
+        todo = {row.sha256 for row in self._table.rows if new or row.perplexity is None}
         self._measure([entry for key, entry in self._entries.items() if key in todo])
 
     def _measure(self, entries: list[Entry]) -> None:
         if self._busy or not entries:
             return
         self._busy, self._stop = True, threading.Event()
+        following = self._next
+        if following.asked is None:
+            self._basis = None  # the new figures are the latest, and make the table
         self.query_one("#measuring").display = True
         self.refresh_bindings()
         stop = self._stop
@@ -168,19 +254,17 @@ is held against the one model that is marked.
             for number, entry in enumerate(entries, 1):
                 head = f"{entry.name} ({number} of {len(entries)})" if len(entries) > 1 else entry.name
                 try:
-                    self._measure_one(entry, head, stop)
+                    self._measure_one(entry, head, following, stop)
                 except Cancelled:
                     return False
-                self.app.call_from_thread(self._read)
+                self.app.call_from_thread(self._one_measured)
             return True
 
         self.in_background(work, self._measured)
 
-    def _measure_one(self, entry: Entry, head: str, stop: threading.Event) -> None:
+    def _measure_one(self, entry: Entry, head: str, following: _Next, stop: threading.Event) -> None:
         path = Path(entry.path)
-        settings = default_settings(path, EvaluationSettings(), self._reference(entry))
-        if self._corpus:
-            settings = replace(settings, corpus=self._corpus)
+        settings = following.settings(path, self._reference(entry))
 
         def heard(progress: MeasureProgress) -> None:
             disk = f" · writing {size(progress.disk_bytes)}, used again later" if progress.disk_bytes else ""
@@ -199,7 +283,11 @@ is held against the one model that is marked.
 
     def _progress(self, fraction: float, words: str) -> None:
         self.query_one("#measuring", ProgressBar).progress = fraction
-        self.query_one("#status", Static).update(printable(words))
+        self.query_one("#status", Static).update(one_line(words))
+
+    def _one_measured(self) -> None:
+        self._anew = False  # what was begun anew is now the latest table
+        self._read()
 
     def _measured(self, whole: bool) -> None:
         self._end()
@@ -225,7 +313,7 @@ is held against the one model that is marked.
             return True
         if action == "cancel":
             return self._busy
-        if action in ("evaluate", "evaluate_all", "text"):
+        if action in ("evaluate", "evaluate_all", "text", "basis"):
             return not self._busy and bool(self._entries)
         if action in ("mark", "sort", "export", "both"):
             return bool(self._entries)
@@ -255,10 +343,20 @@ is held against the one model that is marked.
 
         def answered(text: str | None) -> None:
             if text is not None:
-                self._corpus = user_path(text) if text else None
+                self._corpus = user_path(text) if text else SAMPLE.eval_file
+                self._anew = False
+                self._read()
 
         before = str(self._corpus or "")
         self.app.push_screen(AskText("On which text? Empty for the built-in one.", before), answered)
+
+    def action_basis(self) -> None:
+        """The table on the next older basis, and after the oldest one a new beginning."""
+        known: list[Basis | None] = list(bases(self._entries.values()))
+        after = known.index(self._table.basis) + 1 if self._table.basis in known and not self._anew else 0
+        self._anew = after == len(known)
+        self._basis = None if self._anew else known[after]
+        self._read()
 
     def action_sort(self) -> None:
         """Sort by the next column."""

@@ -87,7 +87,10 @@ ENCODERS = frozenset(
 )
 """Architectures that turn text into numbers and cannot chat; they keep nothing between tokens."""
 
-_WITHOUT_CACHE = ENCODERS | {"dream", "llada", "llada-moe", "rnd1"}
+DIFFUSION = frozenset({"dream", "llada", "llada-moe", "rnd1"})
+"""Architectures that write by diffusion, all words of an answer at once."""
+
+_WITHOUT_CACHE = ENCODERS | DIFFUSION
 _RECURRENT = frozenset({"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"})
 _NO_HEADS_IS_RECURRENT = frozenset(
     {"jamba", "plamo2", "granitehybrid", "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe"}
