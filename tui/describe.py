@@ -275,7 +275,7 @@ def stage_words(progress: MeasureProgress) -> str:
         return f"{progress.stage} {100 * progress.fraction:.0f} %"
     chunks = f"chunk {min(progress.done + 1, progress.chunks)} of {progress.chunks}"
     if progress.resumed and progress.done == progress.resumed:
-        return f"{progress.stage} goes on at {chunks}"
+        return f"{progress.stage}: goes on at {chunks}"
     rate = f" · {progress.rate:.0f} tokens/s" if progress.rate else ""
     left = f" · {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
     before = f" ({progress.resumed} from before)" if progress.resumed else ""

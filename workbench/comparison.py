@@ -162,7 +162,7 @@ def asked_for(entries: Iterable[Entry], table: Comparison) -> Asked | None:
         context=basis.context,
         chunks=int(details.get("asked_chunks", basis.chunks)),
         parse_special=special if isinstance(special, bool) else None,
-        reference_path=table.reference_path,
+        reference_path=str(details.get("asked_reference", table.reference_path)),
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -222,13 +224,18 @@ def check_length(
 
 
 @contextlib.contextmanager
-def short_text_named() -> Iterator[None]:
-    """A text that only llama.cpp could tell to be too short (conversations) is a bad argument too."""
+def faults_in_our_words(folder: Path) -> Iterator[None]:
+    """What only the child could find out: too short conversations are a bad argument, and `folder` may be full."""
     try:
         yield
-    except LlamaFailed as error:
+    except (LlamaFailed, OSError) as error:
         if "fewer than one chunk" in str(error):
             raise BadArgument(str(error)) from error
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise QuantdeckError(
+                f"The disk with {printable(str(folder.absolute()))} is full; make room there, "
+                "then the same again goes on after the last whole chunk."
+            ) from error
         raise
 
 
@@ -319,7 +326,13 @@ def figures(result: Measurement, settings: MeasureSettings) -> list[Figure]:
     if e.divergence and settings.reference:
         d = e.divergence
         where = str(settings.reference.resolve())
-        against: Details = {**text, "reference": settings.reference.name, "reference_path": where}
+        asked = str(settings.reference.absolute())  # logits are kept by this name, which may be that of a link
+        against: Details = {
+            **text,
+            "reference": settings.reference.name,
+            "reference_path": where,
+            "asked_reference": asked,
+        }
         tail = {"median": d.kl_median, "percentile_99": d.kl_99, "maximum": d.kl_max}
         found += [
             Figure("kl_divergence", d.kl.value, now, {"error": d.kl.error, **tail, **against}),
@@ -436,7 +449,7 @@ def _evaluate(
     reference = settings.reference
     if reference is not None and reference.resolve() == path.resolve():
         reference = None  # a model against itself says nothing
-    with short_text_named():
+    with faults_in_our_words(evaluations(session)):
         return evaluate(
             path,
             settings.corpus,

@@ -59,6 +59,10 @@ def test_a_level_that_needs_a_matrix_gets_one(start: Start, environ: dict[str, s
     terminal.press("enter")
     terminal.wait_for("begins", 120)
     terminal.wait_for("Imatrix")
+    terminal.press("i")
+    terminal.wait_for("Use sample-f16-calibration", 60)
+    terminal.press("esc")
+    terminal.wait_for("The plan")
     made = list((Path(environ["QUANTDECK_HOME"]) / "imatrices").glob("*.gguf"))
     assert len(made) == 1 and ImatrixFile(made[0]).chunk_count > 4
     terminal.press("esc")
@@ -133,7 +137,7 @@ def test_a_further_model_stands_in_the_table_that_is_shown(start: Start, quantde
     terminal = start()
     terminal.wait_for("usable of", 60)
     terminal.press("5")
-    terminal.wait_for("measure on the same text and chunks, against sample-f16.gguf", 60)
+    terminal.wait_for("measure on the same text, chunks and reference", 60)
     terminal.wait_for("4 chunks of 64")
     terminal.press("m")
     terminal.wait_for("Measured.", 120)
@@ -143,7 +147,7 @@ def test_a_further_model_stands_in_the_table_that_is_shown(start: Start, quantde
     terminal.press("o")
     terminal.wait_for("chunks of 512 tokens: a new table", 60)
     terminal.press("o")
-    terminal.wait_for("measure on the same text and chunks", 60)
+    terminal.wait_for("measure on the same text, chunks and reference", 60)
 
 
 def test_models_are_measured_and_compared(start: Start, quantdeck: Callable[..., Said], tmp_path: Path) -> None:
@@ -174,6 +178,19 @@ def test_models_are_measured_and_compared(start: Start, quantdeck: Callable[...,
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
     by_level = {row["level"]: row for row in rows}
     assert float(by_level["Q3_K_M"]["kl"]) > float(by_level["Q8_0"]["kl"]) > 0
+    terminal.press("x")
+    terminal.wait_for("Where to?")
+    terminal.press("ctrl+u")
+    terminal.type(str(tmp_path / "table.csv"))
+    terminal.press("enter")
+    terminal.wait_for("Replace it?")
+    terminal.press("n", "x")
+    terminal.wait_for("Where to?")
+    terminal.press("ctrl+u")
+    terminal.type(str(tmp_path / "none" / "table.csv"))
+    terminal.press("enter")
+    terminal.wait_for("There is no folder", 60)
+    assert not (tmp_path / "none").exists()
     terminal.press("b")
     terminal.wait_for("ready", 60)
     terminal.type("What is the capital of France?")

@@ -11,6 +11,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from benchmarks.job import make_source
@@ -30,11 +31,11 @@ from quantdeck.workbench.comparison import (
     ordered,
 )
 from quantdeck.workbench.difference import agreement, common_length
-from quantdeck.workbench.errors import BadArgument, ModelNotFound
+from quantdeck.workbench.errors import BadArgument, ModelNotFound, QuantdeckError
 from quantdeck.workbench.imatrices import find
 from quantdeck.workbench.imatrix import ImatrixFile
 from quantdeck.workbench.library import Entry, Figure
-from quantdeck.workbench.llama import Cancelled
+from quantdeck.workbench.llama import Cancelled, LlamaFailed
 from quantdeck.workbench.llama.evaluate import EvaluationSettings
 from quantdeck.workbench.llama.trial import try_out
 from quantdeck.workbench.measure import (
@@ -43,6 +44,7 @@ from quantdeck.workbench.measure import (
     default_settings,
     entry_of,
     estimate,
+    faults_in_our_words,
     learn,
     measure,
     read_questions,
@@ -50,7 +52,7 @@ from quantdeck.workbench.measure import (
     text_of,
     why_no_perplexity,
 )
-from quantdeck.workbench.model import read_model
+from quantdeck.workbench.model import Value, read_model
 from quantdeck.workbench.paths import Paths
 from quantdeck.workbench.sample import SAMPLE
 from quantdeck.workbench.session import Session
@@ -283,20 +285,22 @@ def test_a_further_model_gets_the_basis_of_the_table(session: Session, tmp_path:
     first, second = tmp_path / "a.gguf", tmp_path / "b.gguf"
     llama_quantize.quantize(SAMPLE.model, first, "Q4_0")
     llama_quantize.quantize(SAMPLE.model, second, "Q5_1")
-    chosen = MeasureSettings(text, EvaluationSettings(context=64, chunks=3, threads=1), SAMPLE.model)
+    link = tmp_path / "link.gguf"  # as in the cache of the Hub, where files have other names
+    link.symlink_to(SAMPLE.model)
+    chosen = MeasureSettings(text, EvaluationSettings(context=64, chunks=3, threads=1), link)
     entries = [measure(session, first, chosen).entry]
     table = compare(entries)
     asked = asked_for(entries, table)
     assert asked and text_of(table, asked, None) == text and text_of(table, asked, SAMPLE.eval_file) is None
     logits = set((session.paths.cache / "evaluations").glob("*.logits"))
     further = settings_like(table, asked, text, second, None)
-    assert further.reference == SAMPLE.model.resolve()
+    assert further.reference == link
     entries.append(measure(session, second, replace(further, questions=())).entry)
     found = compare(entries)
     assert found.basis == table.basis and found.basis.context == 64 and all(row.kl for row in found.rows)
     assert set((session.paths.cache / "evaluations").glob("*.logits")) == logits  # they were used again
     itself = settings_like(table, asked, text, SAMPLE.model, None)
-    assert itself.reference is None and itself.evaluation == EvaluationSettings(64, 3, False)
+    assert itself.reference is None and itself.evaluation == EvaluationSettings(64, 3, found.basis.parse_special)
     stranger = make_model(tmp_path / "other.gguf", "llama", n_layer=1)
     assert settings_like(table, asked, text, stranger, None).reference is None
     text.write_text("another text")
@@ -323,17 +327,26 @@ def test_tables_of_every_basis_are_at_hand() -> None:
 def test_what_has_no_perplexity(architecture: str, causal: bool | None, says: str) -> None:
     metadata = {"tokenizer.ggml.tokens": SAMPLE_MODEL.metadata["tokenizer.ggml.tokens"]}
     if causal is not None:
-        like = SAMPLE_MODEL.metadata["tokenizer.ggml.add_bos_token"]
-        metadata[f"{architecture}.attention.causal"] = replace(like, python=causal)
+        metadata[f"{architecture}.attention.causal"] = Value(int(gguf.GGUFValueType.BOOL), bytes([causal]))
     why = why_no_perplexity(replace(SAMPLE_MODEL, architecture=architecture, metadata=metadata))
     assert says in why and bool(why) == bool(says)
 
 
 def test_progress_tells_where_it_goes_on() -> None:
     begun = MeasureProgress("quality", 0.3, None, 0, 12, 40, 12)
-    assert stage_words(begun) == "quality goes on at chunk 13 of 40"
+    assert stage_words(begun) == "quality: goes on at chunk 13 of 40"
     later = replace(begun, done=20, rate=256.4, seconds_left=61)
     assert stage_words(later) == "quality: chunk 21 of 40 (12 from before) · 256 tokens/s · 1 min 01 s left"
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    full = LlamaFailed("x.gguf could not be evaluated: No space left on device", tmp_path / "log")
+    full_disk = pytest.raises(QuantdeckError, match=f"The disk with {tmp_path} is full")
+    with full_disk as caught, faults_in_our_words(tmp_path):
+        raise full
+    assert not isinstance(caught.value, LlamaFailed)
+    with pytest.raises(LlamaFailed), faults_in_our_words(tmp_path):
+        raise LlamaFailed("x.gguf could not be evaluated: something else")
 
 
 def test_a_stopped_reference_goes_on(session: Session, tmp_path: Path) -> None:

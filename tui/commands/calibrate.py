@@ -20,7 +20,7 @@ from ...workbench.llama.calibrate import (
     coverage,
 )
 from ...workbench.llama.corpus import read_corpus
-from ...workbench.measure import check_length, short_text_named
+from ...workbench.measure import check_length, faults_in_our_words
 from ...workbench.model import read_model
 from ...workbench.sample import SAMPLE
 from ...workbench.session import SAMPLE_WORD, model_path, open_session, user_path
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     check_length(session, model, corpus, settings.context, settings.parse_special, settings.gpu_layers)
     try:
-        with short_text_named():
+        with faults_in_our_words(output.parent):
             done, reached = _calibrate(model, corpus, output, session.paths.logs, settings, terminal)
     except KeyboardInterrupt:
         terminal.warn("what was computed is kept: the same command goes on there")
@@ -74,7 +74,13 @@ def _calibrate(
     legacy = output.suffix == ".dat"
     target = output.with_name(f".{output.name}.gguf") if legacy else output
 
+    told = False
+
     def heard(p: CalibrationProgress) -> None:
+        nonlocal told
+        if p.resumed and not told:
+            told = True
+            terminal.say(f"{model.name}: goes on at chunk {min(p.resumed + 1, p.chunks)} of {p.chunks}.")
         left = f" · {duration(p.seconds_left)} left" if p.done > p.resumed else ""
         resumed = f" ({p.resumed} from before)" if p.resumed else ""
         terminal.progress(f"{model.name}: {p.done} of {p.chunks} chunks{resumed}{left}")

@@ -49,7 +49,7 @@ from ...workbench.text import size
 from ..describe import one_line, stage_words
 from ..widgets.grid import Grid, Row
 from ..widgets.scatter import Point, Scatter
-from .ask import AskText
+from .ask import AskText, AskYes
 from .room import Room
 from .side_by_side import SideBySide
 
@@ -73,8 +73,8 @@ class _Next:
         if self.asked is None:
             chunks = f"chunks of {EvaluationSettings().context} tokens"
             return f"e, m measure on {one_line(self.text.name)}, all of it in {chunks}: a new table"
-        against = f", against {one_line(self.table.reference)}" if self.table.reference else ""
-        return f"e, m measure on the same text and chunks{against} · o: another table"
+        same = "text, chunks and reference" if self.table.reference else "text and chunks"
+        return f"e, m measure on the same {same} · o: another table"
 
     def settings(self, model: Path, source: Path | None) -> MeasureSettings:
         """For one model; `source` is what it is held against where the table says nothing."""
@@ -391,9 +391,18 @@ the one model that is marked.
     def action_export(self) -> None:
         """Write the table to a file; its ending says how."""
 
+        def write(path: Path) -> None:
+            self.in_background(lambda: self._export(path), lambda path: self.tell(f"Written to {path}."))
+
         def answered(text: str | None) -> None:
-            if text:
-                self.in_background(lambda: self._export(user_path(text)), lambda path: self.tell(f"Written to {path}."))
+            if not text:
+                return
+            path = user_path(text).absolute()
+            if path.is_file() and path.suffix.lower() in WRITERS:
+                question = AskYes(f"{path} is there already. Replace it?")
+                self.app.push_screen(question, lambda yes: write(path) if yes else None)
+            else:
+                write(path)
 
         question = "Where to? The ending says how: .md (Markdown), .csv or .json"
         self.app.push_screen(AskText(question, str(Path.cwd() / "comparison.md")), answered)
@@ -402,6 +411,8 @@ the one model that is marked.
         write = WRITERS.get(path.suffix.lower())
         if write is None:
             raise BadArgument(f"{path.name} must end in .md, .csv or .json.")
+        if not path.parent.is_dir():
+            raise BadArgument(f"There is no folder {path.parent}; make it first, or choose another.")
         rows = tuple(ordered(self._table.rows, COLUMNS[self._sorted_by]))
         write_atomically(path, write(replace(self._table, rows=rows)).encode())
         return path

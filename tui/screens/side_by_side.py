@@ -172,6 +172,7 @@ class SideBySide(Sheet[None]):
 
 def _marked(text: str, same: int) -> Content:
     """An answer with what differs in another colour, its first letter reversed."""
+    text = printable(text)  # letter by letter, so that `same` still holds
     if same >= len(text):
         return Content(text)
     return Content.assemble(text[:same], (text[same], "reverse $warning"), (text[same + 1 :], "$text-warning"))

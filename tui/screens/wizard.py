@@ -73,6 +73,7 @@ its file) are looked for meanwhile: r goes to the best one.
         self._proposal: Proposal | None = None
         self._row: Candidate | None = None
         self._imatrix: Path | None = None
+        self._before_imatrix = "result"
         self._stop = threading.Event()
         self._starting = False
         self._turn = 0
@@ -266,7 +267,7 @@ its file) are looked for meanwhile: r goes to the best one.
             self.post_message(OpenHub(self._repository))
             return
         self._row = next((row for row in self._advice.candidates if row.level == event.row_key.value), None)
-        self._imatrix = None
+        self._imatrix, self._before_imatrix = None, "result"
         if self._row and wants_imatrix(self._row):
             self._offer_imatrix()
         else:
@@ -469,7 +470,7 @@ its file) are looked for meanwhile: r goes to the best one.
             self.set_focus(None)
             return
         if self.step in ("imatrix", "plan"):
-            self._show("result")
+            self._show(self._before_imatrix if self.step == "imatrix" else "result")
             return
         if self._walk and any(step.by_user for step in self._walk.path):
             self._walk = self._walk.back()
@@ -493,8 +494,9 @@ its file) are looked for meanwhile: r goes to the best one.
             self.app.push_screen(DetailsScreen(self._advice))
 
     def action_imatrix(self) -> None:
-        """Choose an importance matrix also where none is asked for."""
+        """Choose an importance matrix also where none is asked for; Esc leads back to the plan."""
         if self._row:
+            self._before_imatrix = "plan"
             self._offer_imatrix()
 
     def action_output(self) -> None:
