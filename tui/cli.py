@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="quantdeck",
         description="Look at the machine, choose a quantization, make it, prove it, talk to it.",
         epilog="without a command the workbench opens; MODEL is a GGUF file, a checkpoint folder,"
-        " OWNER/NAME[/FILE] on the Hub, or sample\n\n" + EXIT_CODES,
+        " OWNER/NAME[/FILE|:LEVEL] on the Hub, or sample\n\n" + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"quantdeck {__version__}")
@@ -147,7 +147,7 @@ def _add_inspect(commands: Commands[_Parser]) -> None:
     command.add_argument(
         "model",
         metavar="MODEL",
-        help="a GGUF file (any shard of a split one), a checkpoint, sample, or OWNER/NAME[/FILE] on the Hub",
+        help="a GGUF file (any shard of a split one), a checkpoint, sample, or OWNER/NAME[/FILE|:LEVEL] on the Hub",
     )
     command.add_argument("--tensors", action="store_true", help="list every tensor")
     _add_pre(command)
@@ -156,7 +156,9 @@ def _add_inspect(commands: Commands[_Parser]) -> None:
 
 def _add_advise(commands: Commands[_Parser]) -> None:
     command = _command(commands, "advise", "advise:run", "which quantization fits, and why")
-    command.add_argument("model", metavar="MODEL", help="a GGUF file, a checkpoint, sample, or OWNER/NAME[/FILE]")
+    command.add_argument(
+        "model", metavar="MODEL", help="a GGUF file, a checkpoint, sample, or OWNER/NAME[/FILE|:LEVEL]"
+    )
     command.add_argument(
         "--context", type=_count, default=None, metavar="N", help="wanted context in tokens (8192, 32K)"
     )
@@ -300,7 +302,7 @@ def _add_hub(commands: Commands[_Parser]) -> None:
     files.add_argument("repository", metavar="OWNER/NAME")
     files.add_argument("--context", type=_count, default=None, metavar="N", help="wanted context in tokens")
     download = _command(actions, "download", "hub:run_download", "fetch a file, or what fits best")
-    download.add_argument("model", metavar="OWNER/NAME[/FILE]")
+    download.add_argument("model", metavar="OWNER/NAME[/FILE|:LEVEL]")
     download.add_argument("-q", "--level", default=None, help="the file of this level")
     download.add_argument("-o", "--output", default=None, metavar="DIR", help="folder to write into")
     download.add_argument("--detach", action="store_true", help="start it and return at once")

@@ -359,7 +359,7 @@ def _hint(name: str) -> str:
     if "://" in name or name.lower().startswith(("hf.co/", "huggingface.co/")):
         return "addresses on the Hub are https://huggingface.co/OWNER/NAME, for a file with /blob/main/FILE"
     if "/" in name.strip("/.~"):
-        return "check the name (on the Hub it is OWNER/NAME or OWNER/NAME/FILE)"
+        return "check the name (on the Hub it is OWNER/NAME, OWNER/NAME/FILE or OWNER/NAME:LEVEL)"
     return "check the name, or use the word sample for the built-in model"
 
 
@@ -374,7 +374,7 @@ def hub_reference(name: str) -> Reference | None:
 
 
 def find_model(name: str, pre: str | None = None) -> Model:
-    """The header of what a user means: a file here, `sample`, or OWNER/NAME or OWNER/NAME/FILE on the Hub.
+    """The header of what a user means: a file here, `sample`, or OWNER/NAME, /FILE or :LEVEL behind it, on the Hub.
 
     `pre` names the pre-tokenizer of a checkpoint, as for `read_model`. ModelNotFound if there is no such model,
     AuthenticationNeeded and HubError as the Hub answers.

@@ -21,7 +21,7 @@ COMMANDS = ["demo", "detect", "inspect", "advise", "quantize", "calibrate", "eva
 
 def test_help_names_every_command_and_exit_code(quantdeck: Run) -> None:
     said = quantdeck("--help")
-    assert "a checkpoint folder" in said.out and "OWNER/NAME[/FILE] on the Hub" in said.out
+    assert "a checkpoint folder" in said.out and "OWNER/NAME[/FILE|:LEVEL] on the Hub" in said.out
     assert said.code == 0
     assert all(command in said.out for command in COMMANDS)
     assert "6 validation failed" in said.out

@@ -189,6 +189,19 @@ def test_an_address_is_a_name(server: HubServer, quantdeck: Quantdeck) -> None:
     assert f"quantdeck hub download hf://{NAME}" in quantdeck("chat", NAME).fails_in_one_sentence(3)
 
 
+def test_a_level_is_a_name(server: HubServer, quantdeck: Quantdeck, tmp_path: Path) -> None:
+    inspected = quantdeck("inspect", f"hf.co/{NAME}:q4_k_m", "--json").document
+    assert inspected["path"] == f"{NAME}/Small-4M-Q4_K_M.gguf"
+    advice = quantdeck("advise", f"{NAME}:F16", "--memory", "8G", "--no-hub", "--json").document
+    assert advice == quantdeck("advise", f"{NAME}/Small-4M-F16.gguf", "--memory", "8G", "--no-hub", "--json").document
+    quantdeck("hub", "download", f"{NAME}:Q4_K_M", "-o", str(tmp_path / "here"))
+    assert (tmp_path / "here" / "Small-4M-Q4_K_M.gguf").read_bytes() == quantized("Q4_K_M")
+    for command in (["inspect"], ["advise"], ["hub", "download"]):
+        line = quantdeck(*command, f"{NAME}:Q5_K_M").fails_in_one_sentence(3)
+        assert "has no Q5_K_M; it has Q8_0, Q4_K_M, F16." in line
+    assert f"hub download hf://{NAME}:Q8_0 fetches" in quantdeck("chat", f"{NAME}:Q8_0").fails_in_one_sentence(3)
+
+
 def test_a_proxy_is_used(server: HubServer, quantdeck: Quantdeck, environ: dict[str, str]) -> None:
     environ |= {"HTTP_PROXY": server.endpoint, "HF_ENDPOINT": "http://hub.example", "NO_PROXY": ""}
     document = quantdeck("hub", "search", "small", "--json").document

@@ -130,3 +130,17 @@ def test_failures_are_sentences_and_the_room_stands(workbench: Start, server: Hu
     terminal.wait_for("pickled weights alone")
     terminal.press("esc", "1")
     terminal.wait_for("usable of")
+
+
+def test_a_level_behind_the_name_is_where_the_cursor_stands(workbench: Start) -> None:
+    terminal = workbench()
+    terminal.press("7")
+    terminal.wait_for("Search the Hub")
+    terminal.type(f"hf.co/{NAME}:q4_k_m\r")
+    terminal.wait_for("Q8_0 fits here", 40)
+    terminal.press("enter")
+    terminal.wait_for("Download Small-4M-Instruct-Q4_K_M.gguf")
+    terminal.press("n", "esc", "/", "ctrl+u")
+    terminal.type(f"{NAME}:Q2_K\r")
+    terminal.wait_for("has no Q2_K; it has", 40)
+    terminal.wait_for("Q8_0 fits here")

@@ -187,3 +187,10 @@ def test_hundreds_of_files_are_shown(start: Start, server: HubServer) -> None:
     terminal.wait_for("yes   1000+             m080-Q4_K_M.gguf")
     terminal.press("enter")
     terminal.wait_for("Download m080-Q4_K_M.gguf")
+
+
+def test_the_wizard_takes_a_level_and_publishers_own_mixes(start: Start, server: HubServer) -> None:
+    server.add(READY, {"Small-4M-UD-Q4_K_XL.gguf": quantized("Q4_K_M")})
+    terminal = start()
+    begin(terminal, f"hf.co/{BASE}:f16")
+    terminal.wait_for("Ready made: UD-Q4_K_XL", 60)

@@ -62,6 +62,32 @@ def test_unknown_variants_are_taken_apart() -> None:
     assert "6 bits" in decoded.words[0] and "super-blocks" in decoded.words[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        ("UD-Q4_K_XL", "Q4_K_M"),
+        ("Q4_K_L", "Q4_K_M"),
+        ("Q3_K_XL", "Q3_K_L"),
+        ("Q3_K_XS", "Q3_K_S"),
+        ("UD-Q2_K_XL", "Q2_K"),
+        ("Q6_K_L", "Q6_K"),
+        ("UD-Q8_K_XL", "Q8_0"),
+        ("UD-IQ2_M", "IQ2_M"),
+        ("IQ4_K", ""),
+        ("Q4_0_4_8", ""),
+        ("NVFP4", ""),
+        ("Q7_K_L", ""),
+    ],
+)
+def test_publishers_mixes_are_near_a_known_level(name: str, level: str) -> None:
+    decoded = decode_name(f"X-7B-{name}.gguf")
+    assert decoded.level and decoded.nearest == level
+
+
+def test_every_known_level_is_its_own_nearest() -> None:
+    assert all(decode_name(f"x-{level}").nearest == level for level in LEVELS if level != "COPY")
+
+
 def test_control_codes_do_not_come_through() -> None:
     assert all("\x1b" not in sentence for sentence in decode_name("\x1b[31mX-Q4_0.gguf").words)
 

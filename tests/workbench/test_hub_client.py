@@ -27,6 +27,7 @@ from quantdeck.workbench.hub import (
     Reference,
     Unreachable,
     best,
+    choose,
     fitted,
     offers,
     only_pickled,
@@ -99,6 +100,15 @@ def add_quants(server: HubServer) -> None:
         ("HTTPS://HuggingFace.co/owner/name", Reference("owner/name")),
         ("hf.co/owner/name", Reference("owner/name")),
         ("huggingface.co/owner/name/blob/main/a.gguf", Reference("owner/name", "a.gguf", "main")),
+        ("owner/name:Q4_K_M", Reference("owner/name", level="Q4_K_M")),
+        ("hf.co/owner/name:ud-q4_k_xl", Reference("owner/name", level="ud-q4_k_xl")),
+        ("hf.co/owner/name:name-Q8_0.gguf", Reference("owner/name", level="name-Q8_0.gguf")),
+        ("hf.co/owner/name:latest", Reference("owner/name")),
+        ("owner/name:", None),
+        ("owner/name:Q4_K_M/x", None),
+        ("owner/name:Q4:K", None),
+        ("owner/name:\x1b[2J", None),
+        ("owner:Q4_K_M/name", None),
         ("https://huggingface.co/datasets/owner/name", None),
         ("https://huggingface.co/spaces/owner/name", None),
         ("https://huggingface.co/owner", None),
@@ -327,6 +337,57 @@ def test_missing_shards_and_pickles(server: HubServer, hub: Hub) -> None:
     assert only_pickled(hub.repository("owner/pickled"))
     with pytest.raises(ModelNotFound, match="pickled"):
         read_remote(hub, Reference("owner/pickled"))
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        ("q8_0", "Small-4M-Q8_0.gguf"),
+        ("UD-Q4_K_XL", "Small-4M-UD-Q4_K_XL.gguf"),
+        ("q4_k_xl", "Small-4M-UD-Q4_K_XL.gguf"),
+        ("i1-Q8_0", "Small-4M-Q8_0.gguf"),
+        ("fp16", "BF16/Small-4M-F16-00001-of-00003.gguf"),
+        ("Small-4M-Q8_0.gguf", "Small-4M-Q8_0.gguf"),
+    ],
+)
+def test_a_level_is_a_name_of_a_file(server: HubServer, hub: Hub, level: str, expected: str) -> None:
+    add_quants(server)
+    offer = choose(hub.repository(NAME), Reference(NAME, level=level))
+    assert offer.path == expected and not offer.missing
+    assert str(read_remote(hub, Reference(NAME, level=level)).path) == f"{NAME}/{expected}"
+
+
+@pytest.mark.parametrize(
+    ("names", "level", "found"),
+    [
+        (["Q4_K_M", "UD-Q4_K_M", "Q4_K_P"], "q4_k_m", "m-Q4_K_M.gguf"),
+        (["Q4_K_M", "UD-Q4_K_M", "Q4_K_P"], "UD-Q4_K_M", "m-UD-Q4_K_M.gguf"),
+        (["Q4_K_M", "Q4_K_P"], "q4_k_p", "m-Q4_K_P.gguf"),
+        (["IQ4_XS", "IQ2_KS"], "IQ2_KS", "m-IQ2_KS.gguf"),
+        (["Q4_K"], "Q4_K_M", "m-Q4_K.gguf"),
+        (["x_Q4_K_M", "UD-Q4_K_M"], "Q4_K_M", "m-x_Q4_K_M.gguf"),
+        (["i1-Q4_K_M"], "Q4_K_M", "m-i1-Q4_K_M.gguf"),
+    ],
+)
+def test_the_file_most_like_a_level(server: HubServer, hub: Hub, names: list[str], level: str, found: str) -> None:
+    server.add(NAME, {f"m-{name}.gguf": name.encode() for name in names})
+    assert choose(hub.repository(NAME), Reference(NAME, level=level)).path == found
+
+
+def test_a_level_that_none_or_several_have(server: HubServer, hub: Hub) -> None:
+    levels = ["Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_L", "Q5_K_M", "Q6_K", "Q8_0"]
+    server.add(NAME, {f"m-{level}.gguf": bytes(n) for n, level in enumerate(levels, 1)})
+    with pytest.raises(ModelNotFound) as none:
+        choose(hub.repository(NAME), Reference(NAME, level="Q4_K_M"))
+    assert str(none.value) == f"{NAME} has no Q4_K_M; it has Q4_K_L, Q4_K_S, Q5_K_M, Q6_K, Q8_0 and 2 more."
+    server.add(NAME, {f"{folder}/m-Q4_K_M.gguf": folder.encode() for folder in "abcdefg"})
+    with pytest.raises(ModelNotFound, match=r"has 7 files at q4_k_m: a/m-Q4_K_M.gguf, .* and 2 more; name one"):
+        choose(hub.repository(NAME), Reference(NAME, level="q4_k_m"))
+    with pytest.raises(ModelNotFound, match=r"has no M; it has"):
+        choose(hub.repository(NAME), Reference(NAME, level="M"))
+    server.add(NAME, {"mmproj-F16.gguf": b"x", "model.safetensors": b"x", "config.json": b"{}"})
+    with pytest.raises(ModelNotFound, match="has no F16; no file"):
+        choose(hub.repository(NAME), Reference(NAME, level="F16"))
 
 
 def test_what_fits_is_marked_and_the_best_is_found(server: HubServer, hub: Hub) -> None:

@@ -182,3 +182,29 @@ def test_the_recommended_level_if_it_fits(
     here = this_machine(machine(memory), DDR5)
     (pick,) = picks(found, read_model(SAMPLE.model), here, Setup(512), level=level, sizes=sizes)
     assert (pick.fitted.offer.level, pick.fitted.fits) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "level", "expected"),
+    [
+        ({"UD-Q4_K_XL": "Q4_K_M", "UD-Q2_K_XL": "Q2_K"}, "Q4_K_M", "UD-Q4_K_XL"),
+        ({"Q4_K_L": "Q4_K_M", "Q6_K_L": "Q6_K"}, None, "Q6_K_L"),
+        ({"Q4_K_L": "Q4_K_M", "Q4_K_M": "Q4_K_M"}, "Q4_K_M", "Q4_K_M"),
+        ({"UD-Q4_K_XL": "Q4_K_M", "Q5_K_M": "Q5_K_M"}, "Q4_K_M", "UD-Q4_K_XL"),
+    ],
+)
+def test_publishers_own_mixes_count(
+    server: HubServer, hub: Hub, files: dict[str, str], level: str | None, expected: str
+) -> None:
+    server.add("unsloth/Small-4M-Instruct-GGUF", {f"m-{name}.gguf": quantized(made) for name, made in files.items()})
+    sizes = {made: len(quantized(made)) for made in files.values()}
+    model, here = read_model(SAMPLE.model), this_machine(machine(16.0), DDR5)
+    (pick,) = picks(look_for(hub, Origin(BASE)), model, here, Setup(512), level=level, sizes=sizes)
+    assert (pick.fitted.offer.level, pick.fitted.fits) == (expected, "yes")
+    assert pick.fitted.memory and pick.fitted.memory.weights == pytest.approx(pick.fitted.offer.n_bytes, rel=0.01)
+
+
+def test_other_programs_types_are_no_answer(server: HubServer, hub: Hub) -> None:
+    files = {f"m-{level}.gguf": quantized("Q4_K_M") for level in ("IQ4_K", "Q4_0_4_8")}
+    server.add("unsloth/Small-4M-Instruct-GGUF", files)
+    assert names(look_for(hub, Origin(BASE))) == []

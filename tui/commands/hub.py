@@ -17,6 +17,7 @@ from ...workbench.hub import (
     Shop,
     choose,
     find_offer,
+    offer_of_level,
     parse_reference,
     plan_download,
 )
@@ -118,7 +119,8 @@ def _reference(name: str) -> Reference:
     reference = parse_reference(name)
     if reference is None:
         raise BadArgument(
-            f"{printable(name)} is not the name of a repository on the Hub: OWNER/NAME or OWNER/NAME/FILE."
+            f"{printable(name)} is not the name of a repository on the Hub: OWNER/NAME, OWNER/NAME/FILE or "
+            "OWNER/NAME:LEVEL."
         )
     return reference
 
@@ -132,15 +134,9 @@ def _wanted(session: Session, hub: Hub, arguments: argparse.Namespace, reference
         if offer is None:
             raise ModelNotFound(f"{printable(reference.file)} is neither a GGUF file, an imatrix, nor a checkpoint.")
         return offer
+    if level := reference.level or arguments.level:
+        return offer_of_level(repository, level)
     shop = session.shop(hub, repository)
-    if arguments.level:
-        level = arguments.level.upper()
-        fitting = [row.offer for row in shop.rows if level in (row.offer.level, row.offer.decoded.level)]
-        if not fitting:
-            raise ModelNotFound(
-                f"{repository.id} offers no {printable(level)}; quantdeck hub files {repository.id} lists."
-            )
-        return fitting[0]
     if shop.best:
         return shop.best.offer
     offer = choose(repository, reference)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,6 +12,7 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import ContentSwitcher, DataTable, Input, Static
 
+from ...workbench.errors import QuantdeckError
 from ...workbench.hub import parse_reference, providers
 from ...workbench.session import Session
 from ...workbench.text import printable, size
@@ -132,7 +134,7 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
         self._tag = self._tag if self._tag in ("", "gguf") else "gguf"
         reference = parse_reference(self._words)
         if reference:
-            self.open(reference.repository, reference.file, revision=reference.revision)
+            self.open(reference.repository, reference.file, revision=reference.revision, level=reference.level)
         else:
             self._search()
 
@@ -193,15 +195,15 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
         elif self._shop and (row := self._row(key)):
             self._plan(row.offer)
 
-    def open(self, name: str, file: str = "", context: int | None = None, revision: str = "") -> None:
-        """Show what a repository offers at a context (None: as in chats), the cursor on `file` if one is named."""
+    def open(self, name: str, file: str = "", context: int | None = None, revision: str = "", level: str = "") -> None:
+        """Show what a repository offers at a context (None: as in chats), the cursor on `file` or `level` if named."""
         self._asked += 1
         asked = self._asked
         self.query_one("#found-words", Static).update(f"Reading {printable(name)} …")
 
         def show(shop: Shop) -> None:
             if asked == self._asked:
-                self._opened(shop, file)
+                self._opened(*_named(shop, file, level))
 
         self.in_background(
             lambda: self.session.shop(self._hub(), self._hub().repository(name, revision), context), show, awaited=False
@@ -385,6 +387,16 @@ Enter talks to it, or opens the wizard if it has 16 bits. Private and gated repo
 
 
 _CHECKPOINT_WORDS = "The model as it was published, with configuration and tokenizer: the wizard makes quants of it."
+
+
+def _named(shop: Shop, file: str, level: str) -> tuple[Shop, str]:
+    """The file to stand on; that a level does not tell one becomes the shop's note."""
+    from ...workbench.hub import offer_of_level
+
+    try:
+        return shop, offer_of_level(shop.repository, level).path if level else file
+    except QuantdeckError as error:
+        return replace(shop, note=f"{error} {shop.note}".rstrip()), ""
 
 
 def _key(row: Fitted) -> str:

@@ -37,6 +37,8 @@ _PARTS = {
     "_XL": "the largest mix: embedding and output keep 8 bits or so",
 }
 _FLOATS = {"F16", "BF16", "F32"}
+_K_MIX = re.compile(r"(Q\d_K)(_XXS|_XS|_S|_M|_L|_XL)?")
+_SIZES = ("_XXS", "_XS", "_S", "_M", "_L", "_XL")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,29 @@ class DecodedName:
     imatrix: bool
     projector: bool
     words: tuple[str, ...]
+
+    @property
+    def nearest(self) -> str:
+        """The known level to judge it by: Q4_K_M for a publisher's Q4_K_XL; "" if none is like it."""
+        return nearest_level(self.level)
+
+
+def nearest_level(level: str) -> str:
+    """The known level nearest to a publisher's own mix of K types, a known one itself, "" for anything else.
+
+    Other programs' types that are named alike (IQ4_K) and layouts that are read no more (Q4_0_4_8) are like none.
+    """
+    known = data.levels()
+    mix = _K_MIX.fullmatch(level)
+    if level in known or not mix:
+        return level if level in known else ""
+    # Where a type has one mix only, it bears no size; Q8_K itself is never stored.
+    plain = "Q8_0" if mix[1] == "Q8_K" else mix[1]
+    mixes = [f"{mix[1]}{size}" for size in _SIZES]
+    mixes = [name if size != "_M" or name in known else plain for name, size in zip(mixes, _SIZES, strict=True)]
+    wanted = _SIZES.index(mix[2] or "_M")
+    near = sorted(range(len(mixes)), key=lambda number: abs(number - wanted))
+    return next((mixes[number] for number in near if mixes[number] in known), "")
 
 
 def decode_name(name: str) -> DecodedName:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .client import Found, Hub, HubError, Offline, Patience, RemoteFile, Repository, Sort, Unreachable
     from .download_state import DownloadRequest, DownloadSnapshot, DownloadWatch
     from .downloads import Downloads, plan_download
-    from .files import Fitted, Offer, best, find_offer, fitted, header_offer, offers, only_pickled
+    from .files import Fitted, Offer, best, find_offer, fitted, header_offer, offer_of_level, offers, only_pickled
     from .names import Reference, parse_reference
     from .provider import Provider, providers
     from .ready_made import Origin, Pick, ReadyMade, look_for, origin, picks
@@ -31,7 +31,7 @@ __getattr__ = lazy(
         "client": "Found Hub HubError Offline Patience RemoteFile Repository Sort Unreachable",
         "download_state": "DownloadRequest DownloadSnapshot DownloadWatch",
         "downloads": "Downloads plan_download",
-        "files": "Fitted Offer best find_offer fitted header_offer offers only_pickled",
+        "files": "Fitted Offer best find_offer fitted header_offer offer_of_level offers only_pickled",
         "names": "Reference parse_reference",
         "provider": "Provider providers",
         "ready_made": "Origin Pick ReadyMade look_for origin picks",
@@ -71,6 +71,7 @@ __all__ = [
     "fitted",
     "header_offer",
     "look_for",
+    "offer_of_level",
     "offers",
     "only_pickled",
     "origin",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -12,8 +13,9 @@ from ..advice.candidates import COMFORTABLE_SPEED, SPARE_SHARE
 from ..advice.fit import Footprint, footprint, place, running
 from ..advice.machine import Machine
 from ..advice.speed import tokens_per_second
-from ..errors import ValidationFailed
+from ..errors import ModelNotFound, ValidationFailed
 from ..model import Model
+from ..model.wording import shown
 from .client import RemoteFile, Repository
 from .names import local_name
 
@@ -22,6 +24,7 @@ GOOD = frozenset({"lossless", "near lossless", "excellent", "good"})
 BEST_WORTH_WHILE = "Q6_K"
 """A chat gains nothing that people notice from more than this; the rest is for those who ask for it."""
 
+_MOST_NAMED = 5
 _SAFETENSORS, _INDEX = ".safetensors", ".safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _CHECKPOINT_FILES = frozenset(
@@ -62,6 +65,11 @@ class Offer:
     def level(self) -> str:
         """The level as the publisher writes it: UD-Q4_K_XL, Q4_K_M; "" if the name does not say."""
         return f"UD-{self.decoded.level}" if self.decoded.dynamic else self.decoded.level
+
+    @property
+    def is_plain(self) -> bool:
+        """True for a known level without a publisher's own mix."""
+        return self.level == self.decoded.nearest
 
     @property
     def n_bytes(self) -> int:
@@ -120,6 +128,44 @@ def offers(repository: Repository) -> tuple[Offer, ...]:
 def find_offer(repository: Repository, path: str) -> Offer | None:
     """The offer that a file belongs to, None if it belongs to none."""
     return next((o for o in offers(repository) if any(part.path == path for part in o.parts)), None)
+
+
+def offer_of_level(repository: Repository, level: str) -> Offer:
+    """The GGUF model that OWNER/NAME:LEVEL means, in any case; the plain level comes before UD-LEVEL.
+
+    ModelNotFound, which says what there is, for a level that none or several have.
+    """
+    wanted, tag = decode_name(level), level.lower().removesuffix(".gguf")
+    published = f"UD-{wanted.level}" if wanted.dynamic else wanted.level
+    models = [offer for offer in offers(repository) if offer.kind == "model"]
+
+    def likeness(offer: Offer) -> tuple[bool, bool, bool]:
+        ends = re.search(rf"(?<![a-z0-9_]){re.escape(tag)}(?:-\d{{5}}-of-\d{{5}})?\.gguf$", offer.name.lower())
+        return wanted.level != "" and offer.level == published, bool(ends), offer.decoded.level == wanted.level != ""
+
+    most = max(map(likeness, models), default=(False, False, False))
+    found = [offer for offer in models if likeness(offer) == most] if any(most) else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = _a_few([shown(offer.path) for offer in found])
+        raise ModelNotFound(
+            f"{repository.id} has {len(found)} files at {shown(level)}: {listed}; name one as OWNER/NAME/FILE."
+        )
+    levels, facts = dict.fromkeys(offer.level for offer in models if offer.level), level_data.levels()
+    near = facts.get(wanted.nearest)
+
+    def distance(name: str) -> int:
+        other = facts.get(decode_name(name).nearest)
+        return abs(other.rank - near.rank) if near and other else 0
+
+    has = f"it has {_a_few(sorted(levels, key=distance))}" if levels else "no file of it names its level"
+    raise ModelNotFound(f"{repository.id} has no {shown(level)}; {has}.")
+
+
+def _a_few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
 
 
 def _ggufs(files: Iterable[RemoteFile]) -> list[Offer]:
@@ -217,23 +263,23 @@ def best(rows: Sequence[Fitted]) -> Fitted | None:
     """The ready-made file to take, None if none fits.
 
     Of those that are comfortable and good, the one nearest to Q6_K; else of the good ones that fit the smallest; else
-    the best quality that fits. Files whose names do not tell their level, and levels that suit only models trained for
-    them, are never it.
+    the best quality that fits. A publisher's own mix counts as the level nearest to it. Files whose names do not tell
+    their level, and levels that suit only models trained for them, are never it.
     """
     facts = level_data.levels()
     worth = facts[BEST_WORTH_WHILE].rank
 
     def rank(row: Fitted) -> tuple[int, int, int]:
-        level = facts[row.offer.decoded.level]
+        level = facts[row.offer.decoded.nearest]
         if level.quality in GOOD and row.comfortable:
             return 0, abs(level.rank - worth), row.offer.n_bytes
         if level.quality in GOOD and row.fits == "yes":
             return 1, row.offer.n_bytes, 0
         return (2 if row.fits == "yes" else 3), level.rank, row.offer.n_bytes
 
-    known = [row for row in rows if row.offer.kind == "model" and row.offer.decoded.known]
+    known = [row for row in rows if row.offer.kind == "model" and row.offer.decoded.nearest]
     known = [row for row in known if row.offer.has_proper_names]
-    fitting = [row for row in known if row.fits in ("yes", "tight") and not facts[row.offer.decoded.level].special]
+    fitting = [row for row in known if row.fits in ("yes", "tight") and not facts[row.offer.decoded.nearest].special]
     return min(fitting, key=rank, default=None)
 
 

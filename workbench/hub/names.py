@@ -21,22 +21,31 @@ _OTHER_PAGES = frozenset({"discussions", "commit", "commits", "settings", "edit"
 _NO_OWNERS = frozenset({"datasets", "spaces", "models", "docs", "collections", "papers", "api", "blog"})
 _FILE_ENDINGS = (".gguf", ".safetensors")
 _LONGEST_REFERENCE = 1024
+_LEVEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_DEFAULT = "latest"
+"""What other programs call the repository without a level."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A repository on the Hub, or one file in it. `revision` is a branch, tag or commit; "" is the main branch."""
+    """A repository on the Hub, or one file in it, by its path or by its level.
+
+    `revision` is a branch, tag or commit; "" is the main branch.
+    """
 
     repository: str
     file: str = ""
     revision: str = ""
+    level: str = ""
 
     def __str__(self) -> str:
+        if self.level:
+            return f"{self.repository}:{self.level}"
         return f"{self.repository}/{self.file}" if self.file else self.repository
 
 
 def parse_reference(text: str) -> Reference | None:
-    """OWNER/NAME, OWNER/NAME/FILE or the address of a page on the Hub as a Reference; None for anything else.
+    """OWNER/NAME, OWNER/NAME/FILE, OWNER/NAME:LEVEL or the address of a page on the Hub; None for anything else.
 
     Two parts of which the second is named like a model's file are a path: folder/model.gguf.
     """
@@ -47,16 +56,19 @@ def parse_reference(text: str) -> Reference | None:
     rest = re.split(r"[?#]" if address else r"\?", text[address.end() :] if address else text)[0].rstrip("/")
     owner, _, rest = rest.partition("/")
     name, _, file = rest.partition("/")
+    name, colon, level = name.partition(":")
+    if colon and (file or not _LEVEL.fullmatch(level)):
+        return None
     repository, revision = f"{owner}/{name}", ""
     if not is_repository(repository) or (address and owner in _NO_OWNERS):
         return None
     if address:
         file, revision = _in_address(file)
-    elif not file and name.lower().endswith(_FILE_ENDINGS):
+    elif not file and not colon and name.lower().endswith(_FILE_ENDINGS):
         return None
     if file and not _is_plain(file):
         return None
-    return Reference(repository, file, revision)
+    return Reference(repository, file, revision, "" if level.lower() == _DEFAULT else level)
 
 
 def _in_address(rest: str) -> tuple[str, str]:

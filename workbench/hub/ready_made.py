@@ -166,7 +166,7 @@ def _seen(hub: Hub, name: str) -> Repository | None:
 
 
 def _has_models(repository: Repository) -> bool:
-    return any(offer.kind == "model" and offer.decoded.known and not offer.missing for offer in offers(repository))
+    return any(offer.kind == "model" and offer.decoded.nearest and not offer.missing for offer in offers(repository))
 
 
 def _listed(hub: Hub, base: str) -> list[str]:
@@ -217,21 +217,21 @@ def picks(
 
 def _is_ready(row: Fitted, sizes: Mapping[str, int]) -> bool:
     offer = row.offer
-    if offer.kind != "model" or offer.missing or offer.can_be_quantized or not offer.decoded.known:
+    if offer.kind != "model" or offer.missing or offer.can_be_quantized or not offer.decoded.nearest:
         return False
-    expected = sizes.get(offer.decoded.level, offer.n_bytes)
+    expected = sizes.get(offer.decoded.nearest, offer.n_bytes)
     return offer.has_proper_names and expected / _ODD <= offer.n_bytes <= expected * _ODD
 
 
 def _pick(rows: Sequence[Fitted], level: str | None) -> Fitted | None:
     facts = level_data.levels()
-    fitting = [row for row in rows if row.fits == "yes" and not facts[row.offer.decoded.level].special]
+    fitting = [row for row in rows if row.fits == "yes" and not facts[row.offer.decoded.nearest].special]
     if level and level in facts and fitting:
         wanted = facts[level].rank
         # Of equals the publisher's plain one, then the one of better quality.
-        return min(fitting, key=lambda row: (abs(_rank(row) - wanted), row.offer.decoded.dynamic, _rank(row)))
+        return min(fitting, key=lambda row: (abs(_rank(row) - wanted), not row.offer.is_plain, _rank(row)))
     return best(rows) or min(rows, key=lambda row: row.offer.n_bytes, default=None)
 
 
 def _rank(row: Fitted) -> int:
-    return level_data.levels()[row.offer.decoded.level].rank
+    return level_data.levels()[row.offer.decoded.nearest].rank

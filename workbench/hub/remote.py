@@ -15,7 +15,7 @@ from ..model import Model, read_model
 from ..model.gguf import GgufFile, NoSuchFile, parse_gguf, read_gguf_model
 from ..model.wording import shown
 from .client import Hub, RemoteFile, Repository
-from .files import Offer, find_offer, header_offer, offers, only_pickled
+from .files import Offer, find_offer, header_offer, offer_of_level, offers, only_pickled
 from .names import Reference, local_name
 
 LARGEST_HEADER = 100 << 20
@@ -46,6 +46,8 @@ def choose(repository: Repository, reference: Reference) -> Offer:
         if offer is None:
             raise ModelNotFound(f"{shown(reference.file)} in {repository.id} is neither a GGUF file nor a checkpoint.")
         return offer
+    if reference.level:
+        return offer_of_level(repository, reference.level)
     offer = header_offer(offers(repository))
     if offer is not None:
         return offer
