@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: demo test check format lint types layers bench clean
+.PHONY: demo test check format lint types layers bench levels clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,9 @@ format: $(STAMP)
 
 bench: $(STAMP) ## kernel times against libggml, as ratios
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.kernels
+
+levels: $(STAMP) ## every level of the sample, with and without imatrix, made and measured
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.levels
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -17,6 +17,7 @@ from .text import printable, size
 Number = float | None
 
 _ABSURD = 1e5
+_SAME_SIZE = 1.001  # metadata alone, such as the name of an importance matrix, makes nothing larger
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _MARKUP = re.compile(r"([\\|`*\[\]<>])")
 
@@ -323,6 +324,6 @@ def _marked(rows: Sequence[Compared]) -> list[Compared]:
     known = [(row.n_bytes, q) for row in rows if (q := quality(row, rows)) is not None]
 
     def beaten(row: Compared, q: float) -> bool:
-        return any(n <= row.n_bytes and other <= q and (n, other) != (row.n_bytes, q) for n, other in known)
+        return any(n <= _SAME_SIZE * row.n_bytes if other < q else other == q and n < row.n_bytes for n, other in known)
 
     return [replace(row, efficient=(q := quality(row, rows)) is not None and not beaten(row, q)) for row in rows]

@@ -223,6 +223,11 @@ def test_efficient_ones_are_on_the_front() -> None:
     assert table.reference == "r.gguf"
 
 
+def test_a_few_bytes_of_metadata_make_nothing_efficient() -> None:
+    table = compare([_entry(1, 1_000_000, 0.2), _entry(2, 1_000_192, 0.1), _entry(3, 1_000_200, 0.1)])
+    assert {row.level: row.efficient for row in table.rows} == {"L1": False, "L2": True, "L3": False}
+
+
 def test_figures_on_another_text_are_not_compared() -> None:
     table = compare([_entry(1, 100, 0.1, "2026-01-01"), _entry(2, 200, 0.05, "2026-02-01", text="other")])
     assert table.basis and table.basis.text == "other"
