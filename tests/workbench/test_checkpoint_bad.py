@@ -367,6 +367,16 @@ def test_scaled_rotary_positions_are_kept(family: str, tmp_path: Path):
     assert read_model(folder).get("{arch}.rope.scaling.attn_factor") == pytest.approx(1.5 / 1.1386294)
 
 
+def test_llama_3s_rotary_factors_are_rounded_as_by_torch(tmp_path: Path):
+    """The factors of llama.cpp's converter, whose steps are torch's in float32, to the last bit."""
+    folder = build("llama3", tmp_path / "model")
+    _rope(rope_theta=250000.0, factor=16.0, original_max_position_embeddings=48)(folder)
+    source = open_source(read_model(folder))
+    wanted = [1, 1, 1.1794641017913818, 2.0223162174224854, 3.923760175704956, 10.827181816101074] + [16] * 26
+    assert source.rows("rope_freqs.weight", 0, 1)[0].tolist() == wanted
+    source.close()
+
+
 @pytest.mark.parametrize("family", ["qwen2", "smollm3", "gemma", "gptneox", "falcon", "phi3", "deepseek2"])
 @pytest.mark.parametrize("kind", ["llama3", "longrope", "dynamic", "proportional"])
 def test_rotary_positions_that_would_be_lost_are_refused(family: str, kind: str, tmp_path: Path):

@@ -46,14 +46,13 @@ def rope_factors(config: Config) -> Mapping[str, View]:
     if not base > 0 or not factor > 0 or not low > 0 or not high > low:
         raise config.bad("rope_parameters", "a scaling that can be computed", dict(config.rope))
     half = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    # Rounded after each step, as the float32 computations that models were trained with.
-    frequencies = (1 / np.power(base, half.astype(np.float64)).astype(np.float32)).astype(np.float32)
-    waves = (np.float32(2 * math.pi) / frequencies).astype(np.float32)
-    smooth = (np.float32(trained) / waves - np.float32(low)) / np.float32(high - low)
-    blended = np.float32(1) / ((np.float32(1) - smooth) / np.float32(factor) + smooth)
-    factors = np.where(
-        waves < trained / high, np.float32(1), np.where(waves > trained / low, np.float32(factor), blended)
-    )
+    # Rounded after each step, and divided by multiplying with the reciprocal, as torch does: models were trained so.
+    one = np.float32(1)
+    frequencies = one / np.power(base, half.astype(np.float64)).astype(np.float32)
+    waves = (one / frequencies) * np.float32(2 * math.pi)
+    smooth = ((one / waves) * np.float32(trained) - np.float32(low)) / np.float32(high - low)
+    blended = one / ((one - smooth) / np.float32(factor) + smooth)
+    factors = np.where(waves < trained / high, one, np.where(waves > trained / low, np.float32(factor), blended))
     return {"rope_freqs.weight": MadeUp(factors.astype(np.float32))}
 
 
