@@ -186,8 +186,12 @@ def _add_advise(commands: Commands[_Parser]) -> None:
 
 def _add_quantize(commands: Commands[_Parser]) -> None:
     command = _command(commands, "quantize", "quantize:run", "make a quantized model")
-    command.add_argument("model", metavar="MODEL", help="a GGUF file in F32, F16 or BF16, or sample")
-    command.add_argument("format", metavar="FORMAT", choices=["gguf"], help="gguf")
+    command.add_argument(
+        "model", metavar="MODEL", help="a GGUF file in F32, F16 or BF16, a checkpoint folder, or sample"
+    )
+    command.add_argument(
+        "format", nargs="?", default="gguf", metavar="FORMAT", choices=["gguf"], help="gguf, the only one yet"
+    )
     command.add_argument("-q", "--level", required=True, metavar="LEVEL", help="Q4_K_M, Q8_0, BF16 ...")
     command.add_argument(
         "-o", "--output", default=None, metavar="OUT", help="file to write (default: MODEL-LEVEL.gguf)"
