@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from llama_cpp import llama_cpp as lib
 
+from .engine import Life
 from .tensors import F32, Tensor, TensorPointer, check_layout, numbers, operation_number, weight_name
 
 Floats = npt.NDArray[np.float32]
@@ -67,9 +68,11 @@ class Collector:
 
     Inputs are copied, and added up by a thread while llama.cpp goes on: `finish` before `totals` are read.
     Nothing raised in a callback reaches anybody: the first problem is kept in `problem`, for the caller to look at.
+    Once `life` is cancelled no more is computed.
     """
 
     statistic: Statistic
+    life: Life
     with_output: bool = False
     totals: dict[str, Totals] = field(default_factory=dict)
     problem: str = ""
@@ -95,8 +98,11 @@ class Collector:
     def _evaluate(self, address: int, ask: bool, _data: int | None) -> bool:
         try:
             tensor = ctypes.cast(address, TensorPointer).contents
+            self.life.sign()
             if ask:
                 return self._wants(tensor)
+            if self.life.cancelled:
+                return False
             if self._is_end(tensor):
                 return False  # ends the graph: logits are not needed, and with a large vocabulary cost much
             if tensor.op == self._experts:

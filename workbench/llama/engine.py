@@ -205,7 +205,7 @@ class Engine:
             lib.llama_set_abort_callback(self.ctx, self._ask_abort if wanted else _NO_ABORT, None)
 
     def _abort(self, _data: int | None) -> bool:
-        self.life.signs += 1
+        self.life.sign()
         return self.life.cancelled
 
     def close_context(self) -> None:
@@ -391,11 +391,12 @@ class Engine:
                 batch.logits[slot] = position + i >= first_output
             batch.n_tokens = n_tokens
             self.life.check()
-            self._allow_abort(True)
+            # A callback on the nodes can stop the graph itself; asking a second time at each costs a twentieth.
+            self._allow_abort(self._cb_eval is None)
             code = lib.llama_decode(self.ctx, batch)
         finally:
             lib.llama_batch_free(batch)
-        if code == _ABORTED:
+        if code == _ABORTED or self.life.cancelled:  # a callback that stops the graph leaves no code
             raise Stopped
         if code != 0:
             raise Refused(self.log.reason(f"llama_decode failed with code {code}"))

@@ -42,7 +42,7 @@ def calibrate(
     if not engine.has_vocab:
         raise Refused("the model has no vocabulary to read texts with")
     tokens, n_chunks, parsed = chunked_tokens(engine, reply, Path(corpus), parse_special, context, chunks)
-    collector = Collector(SQUARES, with_output)
+    collector = Collector(SQUARES, engine.life, with_output)
     identity = _identity(tokens, context, with_output, model)
     begun = _resume(Path(partial), identity, collector)
     reply("begun", chunks=n_chunks, done=begun, parse_special=parsed, tokens=len(tokens))
