@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import signal
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, and the programs they start with them.
+# What starts the tests in the background (a shell, nohup) may have them ignore Ctrl-C and the end of a terminal, and
+# with them the programs that they start: what has a handler here is at its default in those.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda _number, _frame: None)
