@@ -148,6 +148,16 @@ def test_a_lost_terminal_leaves_no_process_but_the_job(start: Start, environ: di
     assert Path(jobs[0].output).stat().st_size == jobs[0].output_bytes
 
 
+def test_a_terminal_lost_under_nohup_ends_the_program_too(start: Start) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        terminal = start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    terminal.wait_for("usable of")
+    terminal.close()
+
+
 def test_keys_that_arrive_at_once_keep_their_order(start: Start) -> None:
     """A slow line brings several keys in one piece: Enter must not act before those in front of it."""
     terminal = start()

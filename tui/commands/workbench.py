@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +25,9 @@ def open_workbench(model: Path | None) -> int:
         raise QuantdeckError(
             "The workbench needs a terminal; quantdeck --help lists the commands that work without one."
         )
+    if hasattr(signal, "SIGHUP"):
+        # Under nohup it would stay without a terminal and read from nothing, at full speed. Jobs go on anyway.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # Read by Textual when it is imported: over a slow line every frame costs, and nothing here moves for show.
     os.environ.setdefault("TEXTUAL_FPS", FRAMES_PER_SECOND)
     os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
