@@ -10,7 +10,7 @@ import signal
 import struct
 import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pyte
 
@@ -67,11 +67,15 @@ class Terminal:
 
     def wait_for(self, words: str, seconds: float = 60) -> float:
         """Wait until the screen shows `words`; returns how long that took."""
+        return self.wait_until(lambda text: words in text, repr(words), seconds)
+
+    def wait_until(self, wanted: Callable[[str], bool], what: str, seconds: float = 60) -> float:
+        """Wait until the screen's text is as wanted, which is called `what`; returns how long that took."""
         start = time.monotonic()
-        while words not in self.text():
-            assert time.monotonic() - start < seconds, f"{words!r} did not appear in {seconds} s on:\n{self.text()}"
+        while not wanted(self.text()):
+            assert time.monotonic() - start < seconds, f"{what} did not appear in {seconds} s on:\n{self.text()}"
             alive = self.pump(0.01)
-            assert alive or words in self.text(), f"the program ended before {words!r} on:\n{self.text()}"
+            assert alive or wanted(self.text()), f"the program ended before {what} on:\n{self.text()}"
         return time.monotonic() - start
 
     def press(self, *keys: str) -> None:

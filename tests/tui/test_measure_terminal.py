@@ -121,12 +121,16 @@ def test_the_compare_room_lives_through_another_size(start: Start) -> None:
     terminal.resize(120, 40)
     terminal.press("s")
     terminal.wait_for("By bits/w")
-    terminal.wait_for(SAMPLE.model.name)
-    assert "model" in next(line for line in terminal.text().splitlines() if "bits/w" in line and "ppl" in line)
+    terminal.wait_until(lambda text: "model" in _heads(text), "the column of models")
     terminal.resize(80, 24)
     terminal.press("s")
     terminal.wait_for("By ppl")
-    assert "model" not in next(line for line in terminal.text().splitlines() if "bits/w" in line and "KL" in line)
+    terminal.wait_until(lambda text: "KL" in _heads(text) and "model" not in _heads(text), "the narrow table")
+
+
+def _heads(text: str) -> str:
+    """The line of the table's column heads."""
+    return next((line for line in text.splitlines() if "bits/w" in line and "ppl" in line), "")
 
 
 def test_a_further_model_stands_in_the_table_that_is_shown(start: Start, quantdeck: Callable[..., Said]) -> None:
