@@ -76,7 +76,9 @@ class Terminal:
             assert time.monotonic() - start < seconds, f"{what} did not appear in {seconds} s on:\n{self.text()}"
             alive = self.pump(0.01)
             assert alive or wanted(self.text()), f"the program ended before {what} on:\n{self.text()}"
-        return time.monotonic() - start
+        took = time.monotonic() - start
+        self.pump(0.1)  # the rest of the frame
+        return took
 
     def press(self, *keys: str) -> None:
         """Press named keys or single characters, one after the other."""
