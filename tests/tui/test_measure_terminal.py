@@ -75,6 +75,24 @@ def test_a_level_that_needs_a_matrix_gets_one(start: Start, environ: dict[str, s
     terminal.wait_for("Enter talks to it", 120)
 
 
+def test_another_matrix_leaves_the_file_where_it_shall_go(start: Start) -> None:
+    terminal = start()
+    _to_the_levels(terminal)
+    terminal.press("enter")
+    terminal.wait_for("begins", 60)
+    terminal.press("o")
+    terminal.wait_for("Where shall the file go?")
+    terminal.press("ctrl+u")
+    terminal.type("mine.gguf")
+    terminal.press("enter")
+    terminal.wait_until(lambda text: "mine.gguf" in text and "Where shall" not in text, "the plan with the name")
+    terminal.press("i")
+    terminal.wait_for("Go on without", 60)
+    terminal.press("up", "enter")
+    terminal.wait_for("The plan", 60)
+    terminal.wait_for("mine.gguf")
+
+
 def test_a_calibration_that_is_stopped_leaves_the_choices(start: Start, environ: dict[str, str]) -> None:
     terminal = start()
     _to_the_levels(terminal)

@@ -340,7 +340,10 @@ its file) are looked for meanwhile: r goes to the best one.
 
     def _with_imatrix(self, imatrix: Path | None) -> None:
         self._imatrix = imatrix
-        self._plan(None)
+        if self._before_imatrix == "plan" and self._proposal:
+            self._plan(self._proposal.spec.output, self._proposal.spec.overwrite)
+        else:
+            self._plan(None)
 
     def _calibrate(self, corpus: Path) -> None:
         model = self._model
