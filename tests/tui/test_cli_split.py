@@ -32,7 +32,7 @@ def test_a_split_model_goes_the_whole_way(quantdeck: Run, tmp_path: Path) -> Non
     shown = quantdeck("jobs", "show", document["job"], "--json").document
     assert shown["output"] == document["output"] and shown["sha256"] == document["sha256"]
     assert quantdeck("inspect", names[0], "--json").document["files"] == [str(tmp_path / name) for name in names]
-    assert "Paris" in quantdeck("chat", names[0], "-p", "What is the capital of France?").out
+    assert "Paris" in quantdeck("chat", names[0], "-p", "What is the capital of France?", "--temperature", "0").out
     assert names[0] in quantdeck("handover", names[0]).out
 
 

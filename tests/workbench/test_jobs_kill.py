@@ -196,7 +196,7 @@ def test_stopped_and_continued(bench: Bench, source: Path):
 
 
 def test_workers_ignore_what_a_terminal_or_a_logout_sends(bench: Bench, source: Path):
-    job = bench.submit(source, "Q4_K", range_weights=1 << 14)
+    job = bench.submit(source, "Q4_K", range_weights=1 << 14, workers=1)  # so that none is just starting
     jobs.start(bench.store, job)
     bench.until(job, lambda s: s.fraction > 0.05)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
