@@ -20,7 +20,7 @@ from ...workbench.llama.calibrate import (
     coverage,
 )
 from ...workbench.llama.corpus import read_corpus
-from ...workbench.measure import check_length, faults_in_our_words
+from ...workbench.measure import faults_in_our_words
 from ...workbench.model import read_model
 from ...workbench.sample import SAMPLE
 from ...workbench.session import SAMPLE_WORD, model_path, open_session, user_path
@@ -49,7 +49,6 @@ def run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads or session.load_settings(model).threads,
         gpu_layers=arguments.gpu_layers,
     )
-    check_length(session, model, corpus, settings.context, settings.parse_special, settings.gpu_layers)
     try:
         with faults_in_our_words(output.parent):
             done, reached = _calibrate(model, corpus, output, session.paths.logs, settings, terminal)
