@@ -18,7 +18,7 @@ import psutil
 from quantdeck.kernels import TYPES
 from quantdeck.workbench import jobs
 from quantdeck.workbench.jobs import JobSnapshot, JobStore, Proposal
-from quantdeck.workbench.jobs.journal import JobEvent, JournalReader, Started
+from quantdeck.workbench.jobs.journal import JobEvent, JournalReader, RangeDone, Rechecked, Started
 from quantdeck.workbench.jobs.locks import is_held
 from quantdeck.workbench.model import Model, read_model, value, write_header
 from quantdeck.workbench.recipe import Recipe, Request, TensorChoice
@@ -139,6 +139,13 @@ class Bench:
 
     def events(self, job_id: str) -> list[JobEvent]:
         return JournalReader(self.store.folder(job_id).journal).read()
+
+    def nothing_was_done_twice(self, job_id: str) -> None:
+        """Every range is journalled once: nothing finished is done again, and the hashes of all were right."""
+        events = self.events(job_id)
+        done = [(event.tensor, event.first) for event in events if isinstance(event, RangeDone)]
+        assert len(done) == len(set(done)) == len(list(self.store.snapshot(job_id).plan.ranges()))
+        assert not [event for event in events if isinstance(event, Rechecked) and event.lost]
 
     def log(self, job_id: str) -> str:
         return self.store.folder(job_id).log.read_text("utf-8", "replace")

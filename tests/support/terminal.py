@@ -11,6 +11,7 @@ import struct
 import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import pyte
 
@@ -96,6 +97,16 @@ class Terminal:
         """Type a text, not counted as key presses."""
         os.write(self._fd, text.encode())
         self.pump(0.2)
+
+    def name_to_wizard(self, model: str | Path) -> None:
+        """From the first room: name a model to the wizard."""
+        self.wait_for("usable of")
+        self.press("2")
+        self.wait_for("Find one on the Hub")
+        self.press("down", "enter")
+        self.wait_for("path of a GGUF")
+        self.type(str(model))
+        self.press("enter")
 
     def resize(self, columns: int, rows: int) -> None:
         """Another size of the window; the kernel tells the program."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.command import COMMAND, ROOT, Said
+from support.hub_server import HubServer, hub_server
 from support.terminal import Terminal
 
 
@@ -38,6 +39,15 @@ def quantdeck(environ: dict[str, str], tmp_path: Path) -> Callable[..., Said]:
         return Said(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def loopback_hub(environ: dict[str, str], tmp_path: Path) -> Iterator[HubServer]:
+    """An empty Hub on loopback, which the commands take for the real one; nobody is logged in."""
+    environ.pop("HF_TOKEN", None)
+    with hub_server() as served:
+        environ |= {"HF_ENDPOINT": served.endpoint, "HF_HOME": str(tmp_path / "hf")}
+        yield served
 
 
 @pytest.fixture

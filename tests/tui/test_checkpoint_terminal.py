@@ -23,16 +23,6 @@ def terminal(environ: dict[str, str]) -> Iterator[Terminal]:
     opened.end()
 
 
-def _open(terminal: Terminal, folder: Path) -> None:
-    terminal.wait_for("usable of")
-    terminal.press("2")
-    terminal.wait_for("Which model")
-    terminal.press("down", "enter")
-    terminal.wait_for("path of a GGUF")
-    terminal.type(str(folder))
-    terminal.press("enter")
-
-
 def _with_nan(folder: Path) -> Path:
     build("llama3", folder, dtype="F16")
     tensor = read_stored(folder / "model.safetensors", 0)["model.layers.1.mlp.up_proj.weight"]
@@ -43,7 +33,7 @@ def _with_nan(folder: Path) -> Path:
 
 
 def test_weights_that_are_no_numbers_begin_no_job(terminal: Terminal, environ: dict[str, str], tmp_path: Path) -> None:
-    _open(terminal, _with_nan(tmp_path / "model"))
+    terminal.name_to_wizard(_with_nan(tmp_path / "model"))
     for words in ("Which machine", "What matters most", "How long", "is recommended"):
         terminal.wait_for(words)
         terminal.press("enter")
@@ -71,6 +61,6 @@ def test_how_to_go_on_with_an_unknown_pre_tokenizer(terminal: Terminal, tmp_path
     tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\p{L}+|" * 60 + "."
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
-    _open(terminal, folder)
+    terminal.name_to_wizard(folder)
     terminal.wait_for("--pre NAME.")
     assert "is not known" in terminal.text() and "Which model" in terminal.text()

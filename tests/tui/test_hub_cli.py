@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,26 +12,23 @@ from quantdeck.workbench.sample import SAMPLE
 from support.checkpoints import build
 from support.command import Said
 from support.hub_files import quantized, sample
-from support.hub_server import GOOD_TOKEN, HubServer, hub_server
+from support.hub_server import GOOD_TOKEN, HubServer
 
 Quantdeck = Callable[..., Said]
 NAME = "bartowski/Small-4M-GGUF"
 
 
 @pytest.fixture
-def server(environ: dict[str, str], tmp_path: Path) -> Iterator[HubServer]:
-    environ.pop("HF_TOKEN", None)
-    with hub_server() as served:
-        environ |= {"HF_ENDPOINT": served.endpoint, "HF_HOME": str(tmp_path / "hf")}
-        served.add(
-            NAME,
-            {
-                "Small-4M-Q8_0.gguf": quantized("Q8_0"),
-                "Small-4M-Q4_K_M.gguf": quantized("Q4_K_M"),
-                "Small-4M-F16.gguf": sample(),
-            },
-        )
-        yield served
+def server(loopback_hub: HubServer) -> HubServer:
+    loopback_hub.add(
+        NAME,
+        {
+            "Small-4M-Q8_0.gguf": quantized("Q8_0"),
+            "Small-4M-Q4_K_M.gguf": quantized("Q4_K_M"),
+            "Small-4M-F16.gguf": sample(),
+        },
+    )
+    return loopback_hub
 
 
 def test_search(server: HubServer, quantdeck: Quantdeck) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from support.hub_files import quantized, sample
-from support.hub_server import HubServer, hub_server
+from support.hub_server import HubServer
 from support.terminal import Terminal
 
 Start = Callable[..., Terminal]
@@ -16,15 +15,12 @@ NAME = "bartowski/Small-4M-Instruct-GGUF"
 
 
 @pytest.fixture
-def server(environ: dict[str, str], tmp_path: Path) -> Iterator[HubServer]:
-    environ.pop("HF_TOKEN", None)
-    with hub_server() as served:
-        environ |= {"HF_ENDPOINT": served.endpoint, "HF_HOME": str(tmp_path / "hf")}
-        stem = "Small-4M-Instruct"
-        files = {f"{stem}-{level}.gguf": quantized(level) for level in ("Q8_0", "Q4_K_M")}
-        served.add(NAME, {**files, f"{stem}-F16.gguf": sample()}, downloads=1000)
-        served.add("unsloth/Other-GGUF", {}, downloads=5, gated="auto")
-        yield served
+def server(loopback_hub: HubServer) -> HubServer:
+    stem = "Small-4M-Instruct"
+    files = {f"{stem}-{level}.gguf": quantized(level) for level in ("Q8_0", "Q4_K_M")}
+    loopback_hub.add(NAME, {**files, f"{stem}-F16.gguf": sample()}, downloads=1000)
+    loopback_hub.add("unsloth/Other-GGUF", {}, downloads=5, gated="auto")
+    return loopback_hub
 
 
 @pytest.fixture

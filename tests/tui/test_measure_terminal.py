@@ -108,9 +108,7 @@ def test_a_calibration_that_is_stopped_leaves_the_choices(start: Start, environ:
     assert "Imatrix  " not in terminal.text()
 
 
-@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
-def test_the_compare_room_fits_the_terminal(start: Start, size: tuple[int, int]) -> None:
-    terminal = start(columns=size[0], rows=size[1])
+def _compare_the_sample(terminal: Terminal) -> None:
     terminal.wait_for("usable of", 60)
     terminal.press("5")
     terminal.wait_for("Nothing to compare yet", 60)
@@ -119,6 +117,12 @@ def test_the_compare_room_fits_the_terminal(start: Start, size: tuple[int, int])
     terminal.type("sample")
     terminal.press("enter")
     terminal.wait_for("F16", 60)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+def test_the_compare_room_fits_the_terminal(start: Start, size: tuple[int, int]) -> None:
+    terminal = start(columns=size[0], rows=size[1])
+    _compare_the_sample(terminal)
     terminal.wait_for("e Measure")
     terminal.wait_for("q Quit")
     terminal.press("?")
@@ -127,14 +131,7 @@ def test_the_compare_room_fits_the_terminal(start: Start, size: tuple[int, int])
 
 def test_the_compare_room_lives_through_another_size(start: Start) -> None:
     terminal = start(columns=80, rows=24)
-    terminal.wait_for("usable of", 60)
-    terminal.press("5")
-    terminal.wait_for("Nothing to compare yet", 60)
-    terminal.press("a")
-    terminal.wait_for("Which model?")
-    terminal.type("sample")
-    terminal.press("enter")
-    terminal.wait_for("F16", 60)
+    _compare_the_sample(terminal)
     assert "model" not in terminal.text().splitlines()[3]
     terminal.resize(120, 40)
     terminal.press("s")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from support.hub_files import quantized, sample
-from support.hub_server import HubServer, hub_server
+from support.hub_server import HubServer
 from support.terminal import Terminal
 
 Start = Callable[..., Terminal]
@@ -18,13 +18,10 @@ READY = "bartowski/Small-4M-GGUF"
 
 
 @pytest.fixture
-def server(environ: dict[str, str], tmp_path: Path) -> Iterator[HubServer]:
-    environ.pop("HF_TOKEN", None)
-    with hub_server() as served:
-        environ |= {"HF_ENDPOINT": served.endpoint, "HF_HOME": str(tmp_path / "hf")}
-        served.add(BASE, {"Small-4M-F16.gguf": sample()})
-        served.add(READY, {f"Small-4M-{level}.gguf": quantized(level) for level in ("Q8_0", "Q4_K_M")})
-        yield served
+def server(loopback_hub: HubServer) -> HubServer:
+    loopback_hub.add(BASE, {"Small-4M-F16.gguf": sample()})
+    loopback_hub.add(READY, {f"Small-4M-{level}.gguf": quantized(level) for level in ("Q8_0", "Q4_K_M")})
+    return loopback_hub
 
 
 @pytest.fixture
@@ -34,17 +31,6 @@ def local(tmp_path: Path) -> Path:
     path.parent.mkdir(parents=True)
     path.write_bytes(sample())
     return path
-
-
-def begin(terminal: Terminal, model: str | Path) -> None:
-    """Name a model to the wizard."""
-    terminal.wait_for("usable of")
-    terminal.press("2")
-    terminal.wait_for("Find one on the Hub")
-    terminal.press("down", "enter")
-    terminal.wait_for("path of a GGUF")
-    terminal.type(str(model))
-    terminal.press("enter")
 
 
 def answered(terminal: Terminal) -> None:
@@ -60,7 +46,7 @@ def answered(terminal: Terminal) -> None:
 
 def test_from_a_name_to_a_chat(start: Start, server: HubServer) -> None:
     terminal = start()
-    begin(terminal, BASE)
+    terminal.name_to_wizard(BASE)
     terminal.wait_for("Ready made: Q8_0", 60)
     terminal.wait_for("Which machine shall run")
     terminal.press("r")
@@ -77,7 +63,7 @@ def test_from_a_name_to_a_chat(start: Start, server: HubServer) -> None:
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
 def test_a_file_here_keeps_its_levels(start: Start, server: HubServer, local: Path, size: tuple[int, int]) -> None:
     terminal = start(columns=size[0], rows=size[1])
-    begin(terminal, local)
+    terminal.name_to_wizard(local)
     terminal.wait_for(f"in {READY}, fits", 60)
     answered(terminal)
     lines = terminal.text().splitlines()
@@ -91,7 +77,7 @@ def test_a_file_here_keeps_its_levels(start: Start, server: HubServer, local: Pa
 def test_levels_of_a_model_that_is_not_here_lead_to_its_download(start: Start, server: HubServer) -> None:
     del server.repos[READY]
     terminal = start()
-    begin(terminal, f"https://huggingface.co/{BASE}/tree/main")
+    terminal.name_to_wizard(f"https://huggingface.co/{BASE}/tree/main")
     terminal.wait_for(f"No ready-made quant of {BASE}", 60)
     answered(terminal)
     terminal.press("enter")
@@ -103,7 +89,7 @@ def test_levels_of_a_model_that_is_not_here_lead_to_its_download(start: Start, s
 def test_nobody_waits_for_a_hub_that_hangs(start: Start, server: HubServer, local: Path) -> None:
     server.silence = 30
     terminal = start()
-    begin(terminal, local)
+    terminal.name_to_wizard(local)
     answered(terminal)
     terminal.wait_for("Looking on the Hub for ready-made quants")
     while not server.requests:
@@ -118,7 +104,7 @@ def test_a_hub_that_hangs_lets_the_program_end(start: Start, server: HubServer, 
     server.silence = 30
     terminal = start()
     if room == "wizard":
-        begin(terminal, BASE)
+        terminal.name_to_wizard(BASE)
         terminal.wait_for("Reading")
     else:
         terminal.wait_for("usable of")
@@ -135,7 +121,7 @@ def test_a_hub_that_hangs_lets_the_program_end(start: Start, server: HubServer, 
 
 def test_without_a_network_it_says_so(start: Start, server: HubServer, local: Path) -> None:
     terminal = start(HF_HUB_OFFLINE="1")
-    begin(terminal, local)
+    terminal.name_to_wizard(local)
     terminal.wait_for("not looked for: HF_HUB_OFFLINE", 60)
     answered(terminal)
     assert not server.requests
@@ -143,7 +129,7 @@ def test_without_a_network_it_says_so(start: Start, server: HubServer, local: Pa
 
 def test_the_sample_is_no_business_of_the_hub(start: Start, server: HubServer) -> None:
     terminal = start()
-    begin(terminal, "sample")
+    terminal.name_to_wizard("sample")
     answered(terminal)
     assert not server.requests
 
@@ -192,5 +178,5 @@ def test_hundreds_of_files_are_shown(start: Start, server: HubServer) -> None:
 def test_the_wizard_takes_a_level_and_publishers_own_mixes(start: Start, server: HubServer) -> None:
     server.add(READY, {"Small-4M-UD-Q4_K_XL.gguf": quantized("Q4_K_M")})
     terminal = start()
-    begin(terminal, f"hf.co/{BASE}:f16")
+    terminal.name_to_wizard(f"hf.co/{BASE}:f16")
     terminal.wait_for("Ready made: UD-Q4_K_XL", 60)

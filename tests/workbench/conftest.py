@@ -1,4 +1,4 @@
-"""A store of jobs for every test, whose processes do not outlive it."""
+"""What many tests need: a store of jobs, whose processes do not outlive the test, and a Hub on loopback."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
+from support.hub_server import HubServer, hub_server
 from support.jobs import Bench
 
 
@@ -16,3 +18,12 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     yield bench
     for process in bench.processes():
         process.kill()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """The Hub on loopback, nobody logged in."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    with hub_server() as served:
+        yield served

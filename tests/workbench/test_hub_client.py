@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -40,19 +39,10 @@ from quantdeck.workbench.model import read_model
 from quantdeck.workbench.sample import SAMPLE
 from support.checkpoints import build
 from support.hub_files import quantized, sample, shards
-from support.hub_server import COMMIT, GOOD_TOKEN, HubServer, hub_server
+from support.hub_server import COMMIT, GOOD_TOKEN, HubServer
 from support.machines import DDR5, machine
 
 NAME = "owner/Small-4M-GGUF"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    """The Hub on loopback, nobody logged in."""
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    with hub_server() as served:
-        yield served
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,19 +16,11 @@ from quantdeck.workbench.hub.ready_made import conventional_names
 from quantdeck.workbench.model import Model, read_model, value
 from quantdeck.workbench.sample import SAMPLE
 from support.hub_files import quantized, sample, shards
-from support.hub_server import HubServer, hub_server
+from support.hub_server import HubServer
 from support.machines import DDR5, machine
 
 BASE = "meta/Small-4M-Instruct"
 TREE = ("gguf", f"base_model:quantized:{BASE}")
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    with hub_server() as served:
-        yield served
 
 
 @pytest.fixture

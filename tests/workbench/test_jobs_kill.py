@@ -68,17 +68,9 @@ def test_killed_at_random_moments(bench: Bench, source: Path, name: str):
             end = bench.end(job)
         assert end.status == "done", end.message
         assert sha256(bench.folder / output) == end.sha256 == whole.sha256
-        _nothing_was_done_twice(bench, job)
+        bench.nothing_was_done_twice(job)
         assert bench.quiet()
         assert not bench.partials()
-
-
-def _nothing_was_done_twice(bench: Bench, job: str) -> None:
-    """Every range is journalled once: nothing that was finished is done again, and the hashes of all were right."""
-    events = bench.events(job)
-    done = [(event.tensor, event.first) for event in events if isinstance(event, RangeDone)]
-    assert len(done) == len(set(done)) == len(list(bench.store.snapshot(job).plan.ranges()))
-    assert not [event for event in events if isinstance(event, Rechecked) and event.lost]
 
 
 def test_killed_between_rename_and_last_word(bench: Bench, source: Path):
@@ -159,7 +151,7 @@ def test_worker_that_dies_is_replaced(bench: Bench, source: Path):
 
 
 def test_range_that_kills_its_worker_twice_fails_the_job(bench: Bench, source: Path):
-    """One big range, and its worker is killed each time: the job says which rows, and can be resumed."""
+    """A range for each tensor, and every worker is killed: the job says which rows, and can be resumed."""
     job = bench.submit(source, "Q4_K", range_weights=1 << 24, workers=1)
     jobs.start(bench.store, job)
     seen: set[int] = set()
@@ -172,7 +164,8 @@ def test_range_that_kills_its_worker_twice_fails_the_job(bench: Bench, source: P
     end = bench.store.snapshot(job)
     assert end.status == "failed"
     assert "twice" in end.message
-    assert len(seen) == 2
+    # A worker may have gone on to the next range before it was killed, so only one death more than ranges is certain.
+    assert 2 <= len(seen) <= len(end.tensors) + 1
     assert end.resumable
     jobs.resume(bench.store, job)
     assert bench.end(job).status == "done"

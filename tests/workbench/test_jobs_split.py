@@ -19,8 +19,8 @@ import pytest
 
 from quantdeck.workbench import jobs
 from quantdeck.workbench.errors import BadArgument, ModelNotFound, ResumeFailed
-from quantdeck.workbench.jobs import OutputExists, Plan
-from quantdeck.workbench.jobs.journal import RangeDone, Rechecked
+from quantdeck.workbench.jobs import JobSnapshot, OutputExists, Plan
+from quantdeck.workbench.jobs.journal import Rechecked
 from quantdeck.workbench.jobs.preflight import NotEnoughSpace
 from quantdeck.workbench.library import Library
 from quantdeck.workbench.measure import entry_of
@@ -337,6 +337,15 @@ def test_room_is_asked_for_all_files(bench: Bench, source: Path, monkeypatch: py
 # -- kills, cancels, harm ----------------------------------------------------------------------------------------------
 
 
+def _ends_like(bench: Bench, job: str, whole: JobSnapshot) -> None:
+    """The job is done, its files are those of one that nobody disturbed, and nothing was done twice or left behind."""
+    end = bench.end(job)
+    assert end.status == "done", end.message
+    assert end.hashes == whole.hashes == tuple(map(sha256, _outputs(bench.folder)))
+    bench.nothing_was_done_twice(job)
+    assert not bench.partials()
+
+
 def test_killed_again_and_again(bench: Bench, source: Path):
     whole = bench.run(source, "Q4_K", "whole.gguf", max_file_bytes=LIMIT)
     rng = random.Random(7)
@@ -350,18 +359,7 @@ def test_killed_again_and_again(bench: Bench, source: Path):
                 assert not _outputs(bench.folder)
                 assert len(bench.partials()) in (0, len(whole.hashes))
                 jobs.resume(bench.store, job)
-    end = bench.end(job)
-    assert end.status == "done", end.message
-    assert end.hashes == whole.hashes == tuple(map(sha256, _outputs(bench.folder)))
-    _nothing_was_done_twice(bench, job)
-    assert not bench.partials()
-
-
-def _nothing_was_done_twice(bench: Bench, job: str) -> None:
-    events = bench.events(job)
-    done = [(event.tensor, event.first) for event in events if isinstance(event, RangeDone)]
-    assert len(done) == len(set(done)) == len(list(bench.store.snapshot(job).plan.ranges()))
-    assert not [event for event in events if isinstance(event, Rechecked) and event.lost]
+    _ends_like(bench, job, whole)
 
 
 DYING_SUPERVISOR = """
@@ -423,11 +421,7 @@ def test_killed_between_renames_is_finished_by_the_next_run(bench: Bench, three:
     assert names == ["out-00002-of-00003.gguf", "out-00003-of-00003.gguf"][2 - max(0, steps - 1) :]
     assert not any(_looks_finished(path) for path in _outputs(bench.folder))
     jobs.resume(bench.store, job)
-    end = bench.end(job)
-    assert end.status == "done", end.message
-    assert end.hashes == whole.hashes == tuple(map(sha256, _outputs(bench.folder)))
-    _nothing_was_done_twice(bench, job)
-    assert not bench.partials()
+    _ends_like(bench, job, whole)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 3])
