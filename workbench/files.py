@@ -65,6 +65,11 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def is_full(error: OSError) -> bool:
+    """True if a write failed because its disk, or the user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 class Hashes:
     """The SHA-256 of files that are read one after another: of each, and of all together, as of one long file."""
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -15,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from .comparison import Asked, Comparison
 from .errors import BadArgument, ModelNotFound, QuantdeckError
-from .files import hashes, sha256, write_atomically
+from .files import hashes, is_full, sha256, write_atomically
 from .library import Entry, EntryFile, Figure, Library
-from .llama import Cancelled, LlamaFailed, LoadSettings
+from .llama import Cancelled, LoadSettings
 from .llama.corpus import read_corpus
 from .llama.evaluate import (
     Evaluation,
@@ -29,6 +27,7 @@ from .llama.evaluate import (
     evaluate,
 )
 from .llama.trial import Trial, try_out
+from .llama.troubles import DiskFull
 from .model import Model, read_model
 from .sample import SAMPLE, Question
 from .text import printable
@@ -224,19 +223,17 @@ def check_length(
 
 
 @contextlib.contextmanager
-def faults_in_our_words(folder: Path) -> Iterator[None]:
-    """What only the child could find out: too short conversations are a bad argument, and `folder` may be full."""
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Where the disk of `folder` gets full, say which it is and what becomes of the work."""
     try:
         yield
-    except (LlamaFailed, OSError) as error:
-        if "fewer than one chunk" in str(error):
-            raise BadArgument(str(error)) from error
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise QuantdeckError(
-                f"The disk with {printable(str(folder.absolute()))} is full; make room there, "
-                "then the same again goes on after the last whole chunk."
-            ) from error
-        raise
+    except (DiskFull, OSError) as error:
+        if isinstance(error, OSError) and not is_full(error):
+            raise
+        raise QuantdeckError(
+            f"The disk with {printable(str(folder.absolute()))} is full; make room there, "
+            "then the same again goes on after the last whole chunk."
+        ) from error
 
 
 def evaluations(session: Session) -> Path:
@@ -449,7 +446,7 @@ def _evaluate(
     reference = settings.reference
     if reference is not None and reference.resolve() == path.resolve():
         reference = None  # a model against itself says nothing
-    with faults_in_our_words(evaluations(session)):
+    with full_disk_named(evaluations(session)):
         return evaluate(
             path,
             settings.corpus,

@@ -19,7 +19,7 @@ import pytest
 from quantdeck.workbench.errors import NotEnoughMemory, QuantdeckError, ValidationFailed
 from quantdeck.workbench.llama import Cancelled, ChatDone, Llama, LlamaFailed, LoadSettings, Sampling, TextPiece, host
 from quantdeck.workbench.llama.host import Patience
-from quantdeck.workbench.llama.troubles import explain_death, harmless_lines, known_trouble
+from quantdeck.workbench.llama.troubles import explain_death, explain_failure, harmless_lines, known_trouble
 from quantdeck.workbench.model import value
 from quantdeck.workbench.sample import SAMPLE
 from support.sample_variants import make_variant, with_bytes, with_template, with_tokens
@@ -327,6 +327,16 @@ def test_a_refused_system_turn_is_folded(tmp_path):
 def test_known_troubles(line, means):
     trouble = known_trouble(f"noise\n{line}\nmore noise")
     assert trouble is not None and means in trouble.means and trouble.do
+
+
+def test_only_the_engines_words_are_looked_up(tmp_path):
+    for kind, code in (("told", 1), ("argument", 2), ("space", 1)):
+        ours = explain_failure("x.gguf stopped", "notes.txt: out of memory \x1b[2J", kind, tmp_path / "log")
+        assert str(ours) == "x.gguf stopped: notes.txt: out of memory \ufffd[2J" and ours.exit_code == code
+    theirs = explain_failure("x.gguf stopped", "alloc: out of memory", "engine", tmp_path / "log")
+    assert "there is not enough memory" in str(theirs) and isinstance(theirs, NotEnoughMemory)
+    unknown = explain_failure("x.gguf stopped", "decode: something new", "engine", tmp_path / "log")
+    assert str(unknown) == f"x.gguf stopped: something new (log: {tmp_path / 'log'})"
 
 
 def test_harmless_lines_are_explained_once():

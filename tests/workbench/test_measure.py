@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
@@ -38,13 +39,14 @@ from quantdeck.workbench.library import Entry, Figure
 from quantdeck.workbench.llama import Cancelled, LlamaFailed
 from quantdeck.workbench.llama.evaluate import EvaluationSettings
 from quantdeck.workbench.llama.trial import try_out
+from quantdeck.workbench.llama.troubles import DiskFull
 from quantdeck.workbench.measure import (
     MeasureProgress,
     MeasureSettings,
     default_settings,
     entry_of,
     estimate,
-    faults_in_our_words,
+    full_disk_named,
     learn,
     measure,
     read_questions,
@@ -345,13 +347,15 @@ def test_progress_tells_where_it_goes_on() -> None:
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    full = LlamaFailed("x.gguf could not be evaluated: No space left on device", tmp_path / "log")
-    full_disk = pytest.raises(QuantdeckError, match=f"The disk with {tmp_path} is full")
-    with full_disk as caught, faults_in_our_words(tmp_path):
-        raise full
-    assert not isinstance(caught.value, LlamaFailed)
-    with pytest.raises(LlamaFailed), faults_in_our_words(tmp_path):
-        raise LlamaFailed("x.gguf could not be evaluated: something else")
+    for full in (DiskFull("x.gguf could not be evaluated: kein Platz"), OSError(errno.EDQUOT, "over quota")):
+        full_disk = pytest.raises(QuantdeckError, match=f"The disk with {tmp_path} is full")
+        with full_disk as caught, full_disk_named(tmp_path):
+            raise full
+        assert not isinstance(caught.value, LlamaFailed)
+    for other in (LlamaFailed("x.gguf could not be evaluated: No space left on device"), OSError(errno.EIO, "broken")):
+        with pytest.raises(type(other)) as caught, full_disk_named(tmp_path):
+            raise other
+        assert caught.value is other
 
 
 def test_a_stopped_reference_goes_on(session: Session, tmp_path: Path) -> None:

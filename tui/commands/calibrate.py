@@ -20,7 +20,7 @@ from ...workbench.llama.calibrate import (
     coverage,
 )
 from ...workbench.llama.corpus import read_corpus
-from ...workbench.measure import faults_in_our_words
+from ...workbench.measure import full_disk_named
 from ...workbench.model import read_model
 from ...workbench.sample import SAMPLE
 from ...workbench.session import SAMPLE_WORD, model_path, open_session, user_path
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         gpu_layers=arguments.gpu_layers,
     )
     try:
-        with faults_in_our_words(output.parent):
+        with full_disk_named(output.parent):
             done, reached = _calibrate(model, corpus, output, session.paths.logs, settings, terminal)
     except KeyboardInterrupt:
         terminal.warn("what was computed is kept: the same command goes on there")

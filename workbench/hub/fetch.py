@@ -5,7 +5,6 @@ Bytes are appended to a hidden partial file beside the target; the target's name
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import sys
@@ -15,7 +14,7 @@ from typing import BinaryIO
 
 from .. import processes
 from ..errors import BadArgument, QuantdeckError, ValidationFailed
-from ..files import sync_folder
+from ..files import is_full, sync_folder
 from ..jobs.journal import Cancelled, Done, Failed, Interrupted, JobEvent, JournalWriter
 from ..jobs.locks import Lock
 from ..model.wording import shown
@@ -66,9 +65,8 @@ class Fetcher:
         except QuantdeckError as error:
             return Failed(str(error), resumable=not isinstance(error, ValidationFailed), exit_code=error.exit_code)
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             where = printable(self._request.folder)
-            why = "is full; make room and resume" if full else f"cannot be written: {error.strerror}"
+            why = "is full; make room and resume" if is_full(error) else f"cannot be written: {error.strerror}"
             return Failed(f"The disk of {where} {why}.", resumable=True)
 
     def _end_as_asked(self) -> JobEvent:

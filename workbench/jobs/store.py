@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from ..errors import BadArgument, QuantdeckError, ResumeFailed
+from ..files import is_full
 from ..text import printable
 from .control import Control, ControlFile
 from .folder import WorkFolder, ids_in, make_folder
@@ -221,7 +221,7 @@ class JobStore:
         return folder.name
 
     def _unwritable(self, error: OSError) -> QuantdeckError:
-        what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "cannot be written"
+        what = "is full" if is_full(error) else "cannot be written"
         return QuantdeckError(
             f"The job store {printable(str(self.root))} {what} ({error.strerror}); "
             "make room, or set QUANTDECK_HOME to another folder."

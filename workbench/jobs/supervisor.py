@@ -8,7 +8,6 @@ Everything that happens goes into the journal, and what the user wants comes fro
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import resource
 import shutil
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .. import processes
 from ..errors import QuantdeckError, ResumeFailed, ValidationFailed
-from ..files import sha256
+from ..files import is_full, sha256
 from ..text import printable, size
 from . import journal as events
 from . import preflight
@@ -72,8 +71,6 @@ DEATHS_BY_RANGE = 2
 DEATHS_AT_START = 3
 
 T = TypeVar("T")
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Stop(Exception):
@@ -276,7 +273,7 @@ class Supervisor:
         try:
             self.partial = Partial(self.spec.partials, self.plan, fresh=not self.fold.ranges)
         except OSError as error:
-            if error.errno not in FULL:
+            if not is_full(error):
                 raise
             raise self.disk_full() from error
         self.companion = Companion(self.partial, self.journal.sync)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import itertools
 import json
 import os
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from ...kernels import KernelError, NotFinite, dequantize, quantize
 from ..errors import QuantdeckError
+from ..files import is_full
 from ..text import printable
 from .partial import digest, write_all
 from .plan import Plan, PlannedTensor, Range, source_model
@@ -95,8 +95,7 @@ class Worker:
         except NoNumber as error:
             return {"problem": "weights", "text": str(error)}
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            return {"problem": "space" if full else "write", "text": error.strerror or str(error)}
+            return {"problem": "space" if is_full(error) else "write", "text": error.strerror or str(error)}
         except KernelError as error:
             return {"problem": "weights", "text": f"Tensor {name} cannot be quantized: {error}."}
         except QuantdeckError as error:

@@ -101,7 +101,8 @@ def main() -> None:
         from .engine import Engine, Life, Log, stderr_stream
         from .services import service
     except Exception as error:
-        channel.send({"event": "failed", "reason": f"llama-cpp-python cannot be used: {error}"})
+        reason = f"llama-cpp-python cannot be used: {error}"
+        channel.send({"event": "failed", "reason": reason, "kind": "engine"})
         sys.exit(1)
     log = Log(stderr_stream())
     channel.life = Life()
@@ -141,14 +142,16 @@ def _serve(channel: Channel, engine: Engine, find: Callable[[str], Service], lin
     except Stopped:
         reply("done", cancelled=True)
     except Refused as refused:
-        reply("failed", reason=str(refused))
+        reply("failed", reason=str(refused), kind=refused.kind)
     except MemoryError:
-        reply("failed", reason="out of memory")
+        reply("failed", reason="out of memory", kind="engine")
     except OSError as error:
-        reply("failed", reason=error.strerror or str(error))
+        from ..files import is_full
+
+        reply("failed", reason=error.strerror or str(error), kind="space" if is_full(error) else "engine")
     except Exception as error:
         import traceback
 
         traceback.print_exc()
-        reply("failed", reason=f"{type(error).__name__}: {error}")
+        reply("failed", reason=f"{type(error).__name__}: {error}", kind="engine")
     channel.current = 0

@@ -18,6 +18,7 @@ from llama_cpp import llama_cpp as lib
 
 from .contract import LoadSettings, default_threads
 from .template import Conversation
+from .wire import FailureKind
 
 KV_TYPES = {
     "f32": lib.GGML_TYPE_F32,
@@ -38,7 +39,11 @@ _NO_ABORT = lib.ggml_abort_callback()
 
 
 class Refused(Exception):
-    """llama.cpp did not do what was asked; the text is its reason or ours."""
+    """What was asked is not done; the text is the reason, in our words unless `kind` says otherwise."""
+
+    def __init__(self, reason: str, kind: FailureKind = "told") -> None:
+        super().__init__(reason)
+        self.kind: FailureKind = kind
 
 
 class Stopped(Exception):
@@ -169,7 +174,7 @@ class Engine:
             self.model = None
             if self.life.cancelled:
                 raise Stopped
-            raise Refused(self.log.reason("llama.cpp gives no reason"))
+            raise Refused(self.log.reason("llama.cpp gives no reason"), "engine")
         self.vocab = lib.llama_model_get_vocab(self.model)
 
     def open(self, options: ContextOptions) -> None:
@@ -194,7 +199,7 @@ class Engine:
         self.ctx = lib.llama_init_from_model(self.model, params)
         if not self.ctx:
             self.ctx = None
-            raise Refused(self.log.reason("the context could not be made"))
+            raise Refused(self.log.reason("the context could not be made"), "engine")
         self.memory = lib.llama_get_memory(self.ctx)
         self.cached = []
 
@@ -269,7 +274,7 @@ class Engine:
             if n >= 0:
                 return list(ids[:n])
             room = -n
-        raise Refused("the text could not be tokenized")
+        raise Refused("the text could not be tokenized", "engine")
 
     def piece(self, token: int, special: bool = False) -> bytes:
         """The bytes of a token; control tokens are empty unless `special`."""
@@ -368,7 +373,7 @@ class Engine:
             raise Stopped
         if code == _NO_SLOT:
             raise ContextFull
-        raise Refused(self.log.reason(f"llama_decode failed with code {code}"))
+        raise Refused(self.log.reason(f"llama_decode failed with code {code}"), "engine")
 
     def with_bos(self, tokens: list[int]) -> list[int]:
         """The tokens of a window, the first replaced by BOS where the vocabulary wants one, as llama.cpp's tools do."""
@@ -399,7 +404,7 @@ class Engine:
         if code == _ABORTED or self.life.cancelled:  # a callback that stops the graph leaves no code
             raise Stopped
         if code != 0:
-            raise Refused(self.log.reason(f"llama_decode failed with code {code}"))
+            raise Refused(self.log.reason(f"llama_decode failed with code {code}"), "engine")
 
     def logits(self, index: int = -1) -> npt.NDArray[np.float32]:
         """Logits (n_vocab,) of an output of the last batch, a view that the next batch overwrites."""

@@ -129,7 +129,7 @@ class Child:
         try:
             line = self._next(what, self.patience.start)
             if line.get("event") == "failed":
-                raise explain_failure(what, str(line.get("reason", "")), self.log)
+                raise explain_failure(what, str(line.get("reason", "")), str(line.get("kind", "")), self.log)
             if line.get("event") != "hello":
                 raise LlamaCrashed(f"{what}: its process does not answer as it should", self.log)
         except BaseException:
@@ -155,7 +155,7 @@ class Child:
                 event = line.get("event")
                 ended = event in ("done", "failed")
                 if event == "failed":
-                    raise explain_failure(what, str(line.get("reason", "")), self.log)
+                    raise explain_failure(what, str(line.get("reason", "")), str(line.get("kind", "")), self.log)
                 if event == "patience":
                     silence = float(line.get("seconds", 0)) or patience
                     hangs = str(line.get("reason", ""))

@@ -54,13 +54,13 @@ def _embed(engine: Engine, tokens: list[int]) -> int:
     ids = (lib.llama_token * len(tokens))(*tokens)
     code = lib.llama_encode(engine.ctx, lib.llama_batch_get_one(ids, len(tokens)))
     if code != 0:
-        raise Refused(engine.log.reason(f"llama_encode failed with code {code}"))
+        raise Refused(engine.log.reason(f"llama_encode failed with code {code}"), "engine")
     if encoder_decoder:
         return 0
     pooled = lib.llama_pooling_type(engine.ctx) != lib.LLAMA_POOLING_TYPE_NONE
     pointer = lib.llama_get_embeddings_seq(engine.ctx, 0) if pooled else lib.llama_get_embeddings(engine.ctx)
     if not pointer:
-        raise Refused("it computed no embeddings")
+        raise Refused("it computed no embeddings", "engine")
     width = 1
     if lib.llama_pooling_type(engine.ctx) != lib.LLAMA_POOLING_TYPE_RANK:
         width = int(lib.llama_model_n_embd_out(engine.model))
@@ -115,7 +115,7 @@ def _tensors_of_file(path: str) -> dict[str, str]:
     libggml.gguf_free.argtypes = [ctypes.c_void_p]
     header = libggml.gguf_init_from_file(path.encode("utf-8", "surrogateescape"), _GgufParams(True, None))
     if not header:
-        raise Refused(f"the header of {Path(path).name} cannot be read")
+        raise Refused(f"the header of {Path(path).name} cannot be read", "engine")
     try:
         return {
             libggml.gguf_get_tensor_name(header, i).decode("utf-8", "replace"): libggml.ggml_type_name(

@@ -24,7 +24,9 @@ def chunked_tokens(
     n_chunks = len(tokens) // context
     if n_chunks < 1:
         raise Refused(
-            f"the text has {len(tokens)} tokens, fewer than one chunk of {context}; take more text or a smaller context"
+            f"the text has {len(tokens)} tokens, fewer than one chunk of {context}; "
+            "take more text or a smaller context",
+            "argument",
         )
     n_chunks = min(chunks, n_chunks) if chunks > 0 else n_chunks
     return tokens[: n_chunks * context], n_chunks, parsed
@@ -39,7 +41,7 @@ def corpus_tokens(engine: Engine, reply: Reply, path: Path, parse_special: bool 
     try:
         documents = read_corpus(path)
     except QuantdeckError as error:
-        raise Refused(str(error)) from None
+        raise Refused(str(error), "argument") from None
     chats = any(document.messages for document in documents)
     if chats:
         engine.conversation = read_conversation(engine, reply)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import signal as signals
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 
-from ..errors import NotEnoughMemory, QuantdeckError, ValidationFailed
+from ..errors import BadArgument, NotEnoughMemory, QuantdeckError, ValidationFailed
 from ..text import printable
 
 if sys.version_info >= (3, 11):
@@ -47,6 +49,19 @@ class NoMemory(LlamaCrashed, NotEnoughMemory):
 
 class BadModel(LlamaCrashed, ValidationFailed):
     """llama.cpp shows that the model file is damaged, hostile or of the wrong kind."""
+
+
+class SenselessRequest(LlamaFailed, BadArgument):
+    """What was asked for makes no sense with this model and this text."""
+
+
+class DiskFull(LlamaFailed):
+    """A disk had no room for what was computed."""
+
+
+_IN_OUR_WORDS: Mapping[str, type[LlamaFailed]] = MappingProxyType(
+    {"told": LlamaFailed, "argument": SenselessRequest, "space": DiskFull}
+)
 
 
 @dataclass(frozen=True)
@@ -100,14 +115,16 @@ def harmless_lines(log_text: str) -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
-def explain_failure(what: str, reason: str, log: Path | None, log_text: str = "") -> LlamaFailed:
-    """llama.cpp said no and lives: known troubles translated, anything else in its own words."""
-    trouble = known_trouble(reason) or known_trouble(log_text)
-    if trouble is not None:
+def explain_failure(what: str, reason: str, kind: str, log: Path) -> LlamaFailed:
+    """The child said no and lives. Our own words (`wire.FailureKind`) say all; llama.cpp's are translated if known."""
+    words = printable(reason.strip().split("\n")[0])
+    if known := _IN_OUR_WORDS.get(kind):
+        return known(f"{what}: {words[:_LONGEST_REASON]}")
+    if trouble := known_trouble(reason):
         return trouble.failure(what, log)
     # The first line is the most telling one; llama.cpp begins it with the name of a function.
-    words = re.sub(r"^\w+: (?=\S)", "", printable(reason.strip().split("\n")[0]))[:_LONGEST_REASON]
-    return LlamaFailed(f"{what}: {words}", log)
+    without_function = re.sub(r"^\w+: (?=\S)", "", words)
+    return LlamaFailed(f"{what}: {without_function[:_LONGEST_REASON]}", log)
 
 
 def explain_death(what: str, return_code: int | None, log: Path, log_text: str) -> LlamaFailed:

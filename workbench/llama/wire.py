@@ -1,6 +1,7 @@
 """The language between parent and child: one JSON object a line, of bounded length, both ways. No pickles.
 
 Requests carry `id` and `do`; replies the same `id` and `event`. Every request ends with exactly one `done` or `failed`.
+`failed` carries the `reason` as a clause, and its `kind` (see `FailureKind`).
 Lines without an `id` concern the child as a whole: `hello` once, `alive` while a long call makes progress.
 """
 
@@ -8,11 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 LONGEST_LINE = 32 << 20
 
 Line = dict[str, Any]
+
+# engine: llama.cpp's or Python's own words; the log may tell more. The others say all there is to say: told, in our
+# words; argument, what was asked for makes no sense; space, a disk is full.
+FailureKind = Literal["engine", "told", "argument", "space"]
 
 
 class BadLine(Exception):
