@@ -8,7 +8,8 @@ import time
 import pytest
 
 from quantdeck.workbench.llama import template as module
-from quantdeck.workbench.llama.template import ChatTemplate, TemplateFailed, fold_system, plain_prompt
+from quantdeck.workbench.llama.conversation import TemplateFailed, plain_prompt
+from quantdeck.workbench.llama.template import ChatTemplate, fold_system
 
 USER = {"role": "user", "content": "Hello"}
 

@@ -415,11 +415,13 @@ class Supervisor:
 
     def start_llama(self) -> Child:
         """The process that will verify, and here what else verification needs."""
-        from .. import library, llama, model
+        from .. import library, model
+        from ..llama import ready_child, verification
 
         assert model
         assert library
-        return llama.ready_child(self.folder.path, self.spec.partials[0].name)
+        assert verification
+        return ready_child(self.folder.path, self.spec.partials[0].name, "verify")
 
     def dismiss_llama(self) -> None:
         """End llama.cpp's process, if there is one, without waiting for it; it ends with ours in any case."""

@@ -1,25 +1,43 @@
-"""The only place that touches llama.cpp, always in a child process.
+"""The only place that touches llama.cpp, always in a child process."""
 
-What is measured over whole texts, and needs numpy, is imported by name: `llama.calibrate`, `llama.evaluate`.
-"""
+from __future__ import annotations
 
-from .contract import (
-    Buffer,
-    ChatDone,
-    ChatEvent,
-    LoadSettings,
-    Message,
-    ModelInfo,
-    Sampling,
-    TextPiece,
-    Verification,
-    default_threads,
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy
+
+if TYPE_CHECKING:
+    from .contract import (
+        Buffer,
+        ChatDone,
+        ChatEvent,
+        LoadSettings,
+        Message,
+        ModelInfo,
+        Sampling,
+        TextPiece,
+        Verification,
+        default_threads,
+    )
+    from .host import Child, ready_child
+    from .llama import Llama
+    from .smoke import SmokeResult, SmokeVerdict, smoke_test, verdict
+    from .troubles import Cancelled, LlamaCrashed, LlamaFailed, LoadCancelled
+    from .verification import verify
+
+# The child comes through here too, and must start at once.
+__getattr__ = lazy(
+    __name__,
+    {
+        "contract": "Buffer ChatDone ChatEvent LoadSettings Message ModelInfo Sampling TextPiece Verification"
+        " default_threads",
+        "host": "Child ready_child",
+        "llama": "Llama",
+        "smoke": "SmokeResult SmokeVerdict smoke_test verdict",
+        "troubles": "Cancelled LlamaCrashed LlamaFailed LoadCancelled",
+        "verification": "verify",
+    },
 )
-from .host import Child
-from .llama import Llama
-from .smoke import SmokeResult, SmokeVerdict, smoke_test, verdict
-from .troubles import Cancelled, LlamaCrashed, LlamaFailed, LoadCancelled
-from .verify import ready_child, verify
 
 __all__ = [
     "Buffer",

@@ -86,8 +86,11 @@ class Channel:
                 self.send({"event": "alive"})
 
 
-def main() -> None:
-    """Set up the process, greet the parent, serve until it goes."""
+def main(next_service: str = "") -> None:
+    """Set up the process, greet the parent, serve until it goes.
+
+    `next_service` is what will be asked after the loading; its modules are imported while llama.cpp loads.
+    """
     os.environ["GGML_NO_BACKTRACE"] = "1"
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # BLAS threads and llama.cpp's spin against each other
     if _machine_is_busy():
@@ -108,6 +111,8 @@ def main() -> None:
     channel.life = Life()
     engine = Engine(log, channel.life)
     channel.send({"event": "hello", "pid": os.getpid()})
+    if next_service:
+        threading.Thread(target=service, args=(next_service,), daemon=True).start()
     while True:
         _serve(channel, engine, service, channel.requests.get())
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llama_cpp import llama_cpp as lib
 
+from .binding import lib
 from .engine import Life
 from .tensors import F32, Tensor, TensorPointer, check_layout, numbers, operation_number, weight_name
 

@@ -6,19 +6,21 @@ llama-cpp-python's `Llama` class is not used: it stalls on broken UTF-8, swallow
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-import numpy as np
-import numpy.typing as npt
-from llama_cpp import llama_cpp as lib
-
+from .binding import lib
 from .contract import LoadSettings, default_threads
-from .template import Conversation
+from .conversation import Conversation
 from .wire import FailureKind
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 KV_TYPES = {
     "f32": lib.GGML_TYPE_F32,
@@ -408,19 +410,26 @@ class Engine:
 
     def logits(self, index: int = -1) -> npt.NDArray[np.float32]:
         """Logits (n_vocab,) of an output of the last batch, a view that the next batch overwrites."""
-        return np.ctypeslib.as_array(lib.llama_get_logits_ith(self.ctx, index), (self.n_vocab,))
+        return _floats(lib.llama_get_logits_ith(self.ctx, index), (self.n_vocab,))
 
     def all_logits(self, n: int) -> npt.NDArray[np.float32]:
         """Logits (n, n_vocab) of all `n` outputs of the last batch, a view that the next batch overwrites."""
-        return np.ctypeslib.as_array(lib.llama_get_logits(self.ctx), (n, self.n_vocab))
+        return _floats(lib.llama_get_logits(self.ctx), (n, self.n_vocab))
 
     def check_logits(self) -> None:
         """`Refused` if the last logits hold NaN, or no finite value to choose from."""
         highest = float(self.logits().max())
-        if not np.isfinite(highest):
+        if not math.isfinite(highest):
             raise Refused(
                 "it computes values that are not numbers (NaN), so its weights are damaged or were quantized badly"
             )
+
+
+def _floats(address: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    # Imported while the model loads, by the service that comes next; see `child`.
+    import numpy as np
+
+    return np.ctypeslib.as_array(address, shape)
 
 
 def stderr_stream() -> TextIO:

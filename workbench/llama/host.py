@@ -22,7 +22,7 @@ from .wire import BadLine, Line, read, write
 _KEPT_LOGS = 40
 _LOG_TAIL = 64 << 10
 # Replaces sys.path before any import of ours: the child finds what the parent found, never the current folder.
-_BOOTSTRAP = "import sys; sys.path[:] = sys.argv[1:]; from {package}.child import main; main()"
+_BOOTSTRAP = "import sys; sys.path[:] = sys.argv[1:]; from {package}.child import main; main({service!r})"
 _numbers = itertools.count()
 
 
@@ -35,9 +35,13 @@ class Patience:
 
 
 class Child:
-    """A running child. Requests come one at a time, from any thread; `cancel` and `close` work beside them."""
+    """A running child. Requests come one at a time, from any thread; `cancel` and `close` work beside them.
 
-    def __init__(self, log_folder: Path, subject: str, patience: Patience | None = None) -> None:
+    It is started, not waited for: whether it came up shows in `wait_until_ready`, or in the first request. `service` is
+    what will be asked of it once its model is loaded; it is imported meanwhile.
+    """
+
+    def __init__(self, log_folder: Path, subject: str, patience: Patience | None = None, service: str = "") -> None:
         self.subject = subject
         self.patience = patience or Patience()
         self.log = _new_log(log_folder)
@@ -48,9 +52,9 @@ class Child:
         self._closed = False
         self._inbox: queue.Queue[Line | None] = queue.Queue()
         self._last_sign = time.monotonic()
-        self._process = self._start()
+        self._ready = False
+        self._process = self._start(service)
         threading.Thread(target=self._listen, name="llama-listener", daemon=True).start()
-        self._greet()
 
     @property
     def pid(self) -> int:
@@ -62,6 +66,22 @@ class Child:
         """False once the child has ended."""
         return self._process.poll() is None
 
+    def wait_until_ready(self) -> None:
+        """Wait until it has imported what it needs; LlamaFailed if it did not come up."""
+        if self._ready:
+            return
+        what = "llama.cpp could not be started"
+        try:
+            line = self._next(what, self.patience.start)
+            if line.get("event") == "failed":
+                raise explain_failure(what, str(line.get("reason", "")), str(line.get("kind", "")), self.log)
+            if line.get("event") != "hello":
+                raise LlamaCrashed(f"{what}: its process does not answer as it should", self.log)
+        except BaseException:
+            self._kill()
+            raise
+        self._ready = True
+
     def request(self, what: str, do: str, patience: float | None = None, **arguments: Any) -> Iterator[Line]:
         """Ask for `do` and yield its events, the last one being `done`; `what` begins the sentence of a failure.
 
@@ -71,7 +91,10 @@ class Child:
             raise LlamaFailed(f"{what}: the model is still busy with the last request; stop that first")
         try:
             self._current = number = next(self._ids)
-            self._send(what, {"id": number, "do": do, **arguments})
+            try:
+                self._send(what, {"id": number, "do": do, **arguments})
+            finally:
+                self.wait_until_ready()
             yield from self._answers(what, number, patience or self.patience.request)
         finally:
             self._current = None
@@ -103,9 +126,9 @@ class Child:
         except OSError:
             return ""
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, service: str) -> subprocess.Popen[bytes]:
         path = [entry for entry in sys.path if entry and Path(entry).is_absolute()]
-        command = [sys.executable, "-c", _BOOTSTRAP.format(package=__package__), *path]
+        command = [sys.executable, "-c", _BOOTSTRAP.format(package=__package__, service=service), *path]
         try:
             with self.log.open("ab") as log:
                 return subprocess.Popen(
@@ -123,18 +146,6 @@ class Child:
     def _stdin(self) -> IO[bytes]:
         assert self._process.stdin is not None
         return self._process.stdin
-
-    def _greet(self) -> None:
-        what = "llama.cpp could not be started"
-        try:
-            line = self._next(what, self.patience.start)
-            if line.get("event") == "failed":
-                raise explain_failure(what, str(line.get("reason", "")), str(line.get("kind", "")), self.log)
-            if line.get("event") != "hello":
-                raise LlamaCrashed(f"{what}: its process does not answer as it should", self.log)
-        except BaseException:
-            self._kill()
-            raise
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -222,6 +233,17 @@ class Child:
             self._process.wait(5.0)
         with contextlib.suppress(OSError):
             self._stdin.close()
+
+
+def ready_child(log_folder: Path, subject: str, service: str = "") -> Child:
+    """A child that has come up, for a model to come; blocks. Who does not use it closes it. Arguments as `Child`'s.
+
+    Raises:
+        LlamaFailed: it did not start.
+    """
+    child = Child(log_folder, subject, service=service)
+    child.wait_until_ready()
+    return child
 
 
 def _new_log(folder: Path) -> Path:

@@ -10,12 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from llama_cpp import llama_cpp as lib
-
+from .binding import lib
 from .contract import Sampling
+from .conversation import PLAIN_STOPS, TEMPLATE_PATIENCE, TemplateFailed, plain_prompt
 from .engine import ContextFull, Engine, Refused, Stopped, now
-from .serve_load import TEMPLATE_PATIENCE
-from .template import PLAIN_STOPS, TemplateFailed, plain_prompt
 from .wire import Reply
 
 _PENALTY_WINDOW = 64

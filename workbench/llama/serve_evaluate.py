@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from llama_cpp import llama_cpp as lib
 
 from ..text import size
+from .binding import lib
 from .contract import LoadSettings
 from .engine import Engine, Refused
 from .peak_memory import peak_memory

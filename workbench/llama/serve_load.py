@@ -6,17 +6,14 @@ import re
 import time
 from typing import Any
 
-from llama_cpp import llama_cpp as lib
-
+from .binding import lib
 from .contract import LoadSettings
+from .conversation import TEMPLATE_PATIENCE, Conversation, TemplateFailed
 from .engine import ContextOptions, Engine, Refused
-from .template import TIME_LIMIT, ChatTemplate, Conversation, TemplateFailed
 from .troubles import harmless_lines
 from .wire import Reply
 
 _USUAL = 4096
-# Rendering has its own limits; this one catches an endless operation inside Python's C code, by the parent's hand.
-TEMPLATE_PATIENCE = 3 * TIME_LIMIT
 _BUFFER = re.compile(r"^\S+:\s+(.+?)\s+(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB", re.MULTILINE)
 _KINDS = {"model": "weights", "KV": "kv_cache", "RS": "state", "compute": "compute", "output": "output"}
 
@@ -117,6 +114,8 @@ def read_conversation(engine: Engine, reply: Reply) -> Conversation:
     raw = lib.llama_model_chat_template(engine.model, None)
     if not raw:
         return Conversation(notice="The model brings no chat template; a plain User/Assistant format is used.")
+    from .template import ChatTemplate
+
     reply("patience", seconds=TEMPLATE_PATIENCE, reason="the model's chat template hangs")
     try:
         template = ChatTemplate(raw.decode("utf-8", "replace"), engine.marker(engine.bos), engine.marker(engine.eos))

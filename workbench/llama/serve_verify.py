@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llama_cpp import llama_cpp as lib
-from llama_cpp._ggml import libggml
 
+from .binding import lib, libggml
 from .engine import ContextOptions, Engine, Refused
 from .wire import Reply
 

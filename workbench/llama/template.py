@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -21,19 +20,14 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from .conversation import TIME_LIMIT, TemplateFailed
+
 T = TypeVar("T")
 
-TIME_LIMIT = 5.0
 LONGEST_TEMPLATE = 1 << 20
 LONGEST_OUTPUT = 8 << 20
 MEMORY_LIMIT = 256 << 20
 _LARGEST_NUMBER = 1 << 64
-
-PLAIN_STOPS = ("\nUser:", "\nSystem:")
-
-
-class TemplateFailed(Exception):
-    """The template could not be used; the text says why, as the end of a sentence."""
 
 
 class _Generation(Extension):
@@ -106,14 +100,6 @@ class ChatTemplate:
         return "".join(pieces)
 
 
-@dataclass
-class Conversation:
-    """How this model's conversations are written: by its own template, or by the plain format and why."""
-
-    template: ChatTemplate | None = None
-    notice: str = ""
-
-
 def fold_system(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Conversation without a system turn: its text goes before the first user turn's."""
     system, rest = messages[0]["content"], [dict(m) for m in messages[1:]]
@@ -121,17 +107,6 @@ def fold_system(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         rest[0]["content"] = f"{system}\n\n{rest[0]['content']}"
         return rest
     return [{"role": "user", "content": system}, *rest]
-
-
-def plain_prompt(messages: Sequence[Mapping[str, Any]], answer: bool = True) -> str:
-    """A format that any model can follow, for those without a template; its answers end with `PLAIN_STOPS`."""
-    turns = [
-        message["content"].strip()
-        if message["role"] == "system"
-        else f"{message['role'].capitalize()}: {message['content'].strip()}"
-        for message in messages
-    ]
-    return "\n\n".join([*turns, "Assistant:"] if answer else turns)
 
 
 def _has_system(messages: Sequence[Mapping[str, Any]]) -> bool:

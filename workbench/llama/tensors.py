@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llama_cpp._ggml import libggml
 
+from .binding import libggml
 from .engine import Refused
 
 F32 = 0

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llama_cpp import llama_cpp as lib
-
 from ..errors import QuantdeckError
+from .binding import lib
+from .conversation import TemplateFailed, plain_prompt
 from .corpus import Document, read_corpus
 from .engine import Engine, Refused
 from .serve_load import read_conversation
-from .template import TemplateFailed, plain_prompt
 from .wire import Reply
 
 _LONGEST_MARKERS = 4096

@@ -8,17 +8,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 
 from ..errors import BadArgument, NotEnoughMemory, QuantdeckError, ValidationFailed
 from ..text import printable
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _LONGEST_REASON = 300
 
@@ -87,6 +81,12 @@ class _Table:
 
 @lru_cache(maxsize=1)
 def _table() -> _Table:
+    from importlib.resources import files
+
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     data = tomllib.loads(files(__package__).joinpath("troubles.toml").read_text("utf-8"))
     return _Table(
         troubles=tuple((re.compile(t["pattern"]), Trouble(t["kind"], t["means"], t["do"])) for t in data["trouble"]),

@@ -13,15 +13,6 @@ from .host import Child, Patience
 from .llama import last, start
 
 
-def ready_child(log_folder: Path, subject: str) -> Child:
-    """A child that has imported everything, for a `verify` to come; blocks. Who does not use it closes it.
-
-    Raises:
-        LlamaFailed: it did not start.
-    """
-    return Child(log_folder, subject)
-
-
 def verify(
     path: Path,
     log_folder: Path,
