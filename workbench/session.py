@@ -180,21 +180,13 @@ class Session:
         self, source: Path, request: Request, output: Path, overwrite: bool = False, imatrix: Path | None = None
     ) -> Proposal:
         """A job that leaves one core to the screen, checked, nothing written."""
-        from .jobs import prepare, usable_cores
+        from .jobs import JobOptions, prepare, usable_cores
 
         if output.parent == self.paths.models:
             output.parent.mkdir(parents=True, exist_ok=True)
         workers = max(1, usable_cores() - 1)
-        return prepare(
-            self.jobs,
-            source,
-            request,
-            output,
-            workers=workers,
-            overwrite=overwrite,
-            library=self.paths.library,
-            imatrix=imatrix,
-        )
+        options = JobOptions(workers, overwrite=overwrite, library=self.paths.library, imatrix=imatrix)
+        return prepare(self.jobs, source, request, output, options)
 
     def free_name(self, path: Path) -> Path:
         """`path`, or the first of NAME-2, NAME-3 ... beside it that nothing has yet and no job is making."""

@@ -133,16 +133,8 @@ class Memory(threading.Thread):
 def ours(bench: Bench, source: Path, level: str, workers: int, imatrix: Path | None) -> tuple[float, float, Memory]:
     """Seconds and CPU seconds of one whole job."""
     began = time.perf_counter()
-    proposal = jobs.prepare(
-        bench.store,
-        source,
-        Request(level),
-        bench.folder / "ours.gguf",
-        workers=workers,
-        overwrite=True,
-        imatrix=imatrix,
-        nice=os.nice(0),
-    )
+    options = jobs.JobOptions(workers, os.nice(0), overwrite=True, imatrix=imatrix)
+    proposal = jobs.prepare(bench.store, source, Request(level), bench.folder / "ours.gguf", options)
     job = jobs.submit(bench.store, proposal)
     jobs.start(bench.store, job)
     memory = Memory(bench, job)

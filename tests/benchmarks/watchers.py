@@ -76,7 +76,7 @@ def run(bench: Bench, source: Path, level: str, workers: int, watched: bool) -> 
     """Wall seconds of the job's work, its CPU seconds, and those of its watchers."""
     output = bench.folder / "out.gguf"
     store = jobs.JobStore(bench.folder / "home" / "jobs")
-    proposal = jobs.prepare(store, source, Request(level), output, workers=workers, overwrite=True, nice=os.nice(0))
+    proposal = jobs.prepare(store, source, Request(level), output, jobs.JobOptions(workers, os.nice(0), overwrite=True))
     job = jobs.submit(store, proposal)
     jobs.start(store, job)
     watchers = Watchers(bench.folder / "home", job) if watched else None

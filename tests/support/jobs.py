@@ -107,9 +107,9 @@ class Bench:
     ) -> Proposal:
         """A job in the type `name`, cut into small ranges, not loaded in llama.cpp unless `verify` is given."""
         model = read_model(source)
-        options = {"workers": 2, "verify": False} | options
         recipe = options.pop("recipe", None) or plain_recipe(model, name)
-        proposal = jobs.propose(self.store, model, recipe, Request(name), self.folder / output, **options)
+        how = jobs.JobOptions(**{"workers": 2, "verify": False} | options)
+        proposal = jobs.propose(self.store, model, recipe, Request(name), self.folder / output, how)
         return replace(proposal, plan=replace(proposal.plan, range_weights=range_weights))
 
     def submit(self, *args: Any, **options: Any) -> str:

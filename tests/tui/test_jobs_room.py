@@ -33,7 +33,9 @@ def session(tmp_path: Path) -> Session:
 @pytest.fixture
 def waiting(session: Session, tmp_path: Path) -> str:
     """A job that was submitted and never started."""
-    proposal = jobs.prepare(session.jobs, SAMPLE.model, Request("Q8_0"), tmp_path / "out.gguf", workers=2)
+    proposal = jobs.prepare(
+        session.jobs, SAMPLE.model, Request("Q8_0"), tmp_path / "out.gguf", jobs.JobOptions(workers=2)
+    )
     return jobs.submit(session.jobs, proposal)
 
 

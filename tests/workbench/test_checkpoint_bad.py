@@ -514,11 +514,11 @@ def test_the_name_of_the_pre_tokenizer(tmp_path: Path):
 def test_weights_that_are_no_numbers_are_refused_before_there_is_a_job(level: str, shards: int, tmp_path: Path):
     folder = build("llama3", tmp_path / "model", dtype="F16", shards=shards)
     store = JobStore(tmp_path / "store")
-    jobs.prepare(store, folder, Request(level), tmp_path / "out.gguf", workers=1)
+    jobs.prepare(store, folder, Request(level), tmp_path / "out.gguf", jobs.JobOptions(workers=1))
     for path in folder.glob("*.safetensors"):
         if Q2 in read_stored(path, 0):
             _nan(path, Q2)
-    proposal = jobs.prepare(store, folder, Request(level), tmp_path / "out.gguf", workers=1)
+    proposal = jobs.prepare(store, folder, Request(level), tmp_path / "out.gguf", jobs.JobOptions(workers=1))
     with pytest.raises(ValidationFailed, match=rf"Tensor {Q2} in .*\.safetensors holds NaN or infinity in row 3;") as e:
         jobs.submit(store, proposal)
     _one_sentence(str(e.value))
@@ -531,7 +531,7 @@ def test_weights_that_go_bad_later_end_the_job(tmp_path: Path):
     store = JobStore(tmp_path / "store")
     for level in ("Q8_0", "F16", "BF16"):
         output = tmp_path / f"{level}.gguf"
-        proposal = jobs.prepare(store, folder, Request(level), output, workers=1)
+        proposal = jobs.prepare(store, folder, Request(level), output, jobs.JobOptions(workers=1))
         job = store.create(proposal.spec, proposal.plan)
         jobs.start(store, job)
         end = list(store.follow(job))[-1]

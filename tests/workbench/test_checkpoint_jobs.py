@@ -15,7 +15,6 @@ from quantdeck.workbench.advice import Wish, advise
 from quantdeck.workbench.checkpoint import read_checkpoint
 from quantdeck.workbench.errors import ResumeFailed
 from quantdeck.workbench.hardware import Bandwidth, detect
-from quantdeck.workbench.jobs import JobStore
 from quantdeck.workbench.model import open_source, read_model
 from quantdeck.workbench.recipe import Request
 from support import llama_quantize
@@ -25,7 +24,7 @@ from support.jobs import Bench
 
 def _quantize(bench: Bench, source: Path, level: str, name: str, **options) -> Path:
     output = bench.folder / name
-    proposal = jobs.prepare(bench.store, source, Request(level), output, workers=2, **options)
+    proposal = jobs.prepare(bench.store, source, Request(level), output, jobs.JobOptions(workers=2, **options))
     job = jobs.submit(bench.store, proposal)
     jobs.start(bench.store, job)
     end = bench.end(job)
@@ -80,7 +79,7 @@ def test_the_output_alone_takes_room(bench: Bench):
     folder = build("llama2", bench.folder / "in" / "model", dtype="BF16")
     out = bench.folder / "out"
     out.mkdir()
-    proposal = jobs.prepare(JobStore(bench.folder / "store"), folder, Request("Q4_K_M"), out / "m.gguf", workers=2)
+    proposal = jobs.prepare(bench.store, folder, Request("Q4_K_M"), out / "m.gguf", jobs.JobOptions(workers=2))
     job = jobs.submit(bench.store, proposal)
     before, most, over = _used(bench.folder), 0, threading.Event()
 
@@ -115,7 +114,8 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes(bench: Bench):
     folder = build("llama3", bench.folder / "model")
     wanted = _quantize(bench, folder, "Q6_K", "wanted.gguf").read_bytes()
     job = jobs.submit(
-        bench.store, jobs.prepare(bench.store, folder, Request("Q6_K"), bench.folder / "o.gguf", workers=1)
+        bench.store,
+        jobs.prepare(bench.store, folder, Request("Q6_K"), bench.folder / "o.gguf", jobs.JobOptions(workers=1)),
     )
     jobs.start(bench.store, job)
     bench.until(job, lambda snapshot: snapshot.fraction > 0)
@@ -129,7 +129,7 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes(bench: Bench):
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model-00002-of-00002.safetensors"])
 def test_a_checkpoint_that_changed_is_not_mixed(bench: Bench, file: str):
     folder = build("llama3", bench.folder / "model", shards=2)
-    proposal = jobs.prepare(bench.store, folder, Request("Q8_0"), bench.folder / "o.gguf", workers=1)
+    proposal = jobs.prepare(bench.store, folder, Request("Q8_0"), bench.folder / "o.gguf", jobs.JobOptions(workers=1))
     assert {Path(source.path).name for source in proposal.plan.sources} >= {file, "config.json"}
     content = bytearray((folder / file).read_bytes())
     content[-3] ^= 1

@@ -52,7 +52,7 @@ def test_a_note_reaches_plan_library_and_model_card(tmp_path: Path):
     folder = build("mistral", tmp_path / "model")
     change_json(folder / "config.json", sliding_window=64)
     store, library = JobStore(tmp_path / "store"), tmp_path / "library"
-    proposal = jobs.prepare(store, folder, Request("Q8_0"), tmp_path / "out.gguf", workers=1, library=library)
+    proposal = jobs.prepare(store, folder, Request("Q8_0"), tmp_path / "out.gguf", jobs.JobOptions(1, library=library))
     assert any("Beyond 64 tokens llama.cpp attends to everything" in note for note in proposal.spec.notes)
     job = jobs.submit(store, proposal)
     jobs.start(store, job)

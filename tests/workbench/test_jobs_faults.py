@@ -115,7 +115,8 @@ def test_source_that_another_file_of_its_size_and_time_takes_the_place_of(bench:
 
 
 def _submit_sample(bench: Bench, level: str = "Q4_K_M", **options) -> str:
-    proposal = jobs.prepare(bench.store, SAMPLE.model, Request(level), bench.folder / "out.gguf", **options)
+    how = jobs.JobOptions(**options)
+    proposal = jobs.prepare(bench.store, SAMPLE.model, Request(level), bench.folder / "out.gguf", how)
     return jobs.submit(bench.store, proposal)
 
 

@@ -21,7 +21,7 @@ LEVELS = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_S", "Q4_K_M", "Q5_K_S", 
 
 
 def _quantize(bench: Bench, source: Path, request: Request, output: str, **options):
-    proposal = jobs.prepare(bench.store, source, request, bench.folder / output, workers=2, **options)
+    proposal = jobs.prepare(bench.store, source, request, bench.folder / output, jobs.JobOptions(2, **options))
     job = jobs.submit(bench.store, proposal)
     jobs.start(bench.store, job)
     end = bench.end(job)

@@ -493,7 +493,9 @@ def test_cancel_and_sigterm_while_llama_cpp_verifies(bench: Bench):
         "cancel": jobs.cancel,
         "stop": lambda _, job: kill(bench.supervisor(job), signal.SIGTERM),
     }.items():
-        proposal = jobs.prepare(bench.store, SAMPLE.model, Request("Q8_0"), bench.folder / f"{name}.gguf", workers=1)
+        proposal = jobs.prepare(
+            bench.store, SAMPLE.model, Request("Q8_0"), bench.folder / f"{name}.gguf", jobs.JobOptions(workers=1)
+        )
         job = jobs.submit(bench.store, proposal)
         jobs.start(bench.store, job)
         bench.until(job, lambda s: s.status == "verifying")

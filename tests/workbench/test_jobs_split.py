@@ -202,9 +202,8 @@ def test_plans_of_older_versions_make_one_file(bench: Bench, source: Path, tmp_p
 
 
 def _quantize(bench: Bench, source: Path, level: str, output: str, limit: int, **options):
-    proposal = jobs.prepare(
-        bench.store, source, Request(level), bench.folder / output, workers=2, max_file_bytes=limit, **options
-    )
+    how = jobs.JobOptions(2, max_file_bytes=limit, **options)
+    proposal = jobs.prepare(bench.store, source, Request(level), bench.folder / output, how)
     job = jobs.submit(bench.store, proposal)
     jobs.start(bench.store, job)
     end = bench.end(job)

@@ -52,18 +52,14 @@ def _propose(session: Session, arguments: argparse.Namespace) -> Proposal:
         allow_requantize=arguments.allow_requantize,
     )
     output = Path(arguments.output) if arguments.output else default_output(source, arguments.level, Path.cwd())
-    return jobs.prepare(
-        session.jobs,
-        source,
-        request,
-        output,
+    options = jobs.JobOptions(
         workers=arguments.workers,
         overwrite=arguments.overwrite,
         library=session.paths.library,
         imatrix=Path(arguments.imatrix) if arguments.imatrix else None,
         max_file_bytes=_file_bytes(arguments.split_max_size) if arguments.split_max_size is not None else None,
-        pre=arguments.pre,
     )
+    return jobs.prepare(session.jobs, source, request, output, options, arguments.pre)
 
 
 def _override(text: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .logout import logout_warning
     from .plan import Fingerprint, Plan, PlannedTensor, make_plan
     from .preflight import NotEnoughSpace, OutputExists
-    from .proposal import Proposal, prepare, propose, submit
+    from .proposal import JobOptions, Proposal, prepare, propose, submit
     from .snapshot import ErrorSums, JobSnapshot, JobSummary, Status, TensorProgress
     from .spec import JobSpec
     from .store import JobStore, JobWatch
@@ -33,7 +33,7 @@ __getattr__ = lazy(
         "logout": "logout_warning",
         "plan": "Fingerprint Plan PlannedTensor make_plan",
         "preflight": "NotEnoughSpace OutputExists",
-        "proposal": "Proposal prepare propose submit",
+        "proposal": "JobOptions Proposal prepare propose submit",
         "snapshot": "ErrorSums JobSnapshot JobSummary Status TensorProgress",
         "spec": "JobSpec",
         "store": "JobStore JobWatch",
@@ -43,6 +43,7 @@ __getattr__ = lazy(
 __all__ = [
     "ErrorSums",
     "Fingerprint",
+    "JobOptions",
     "JobSnapshot",
     "JobSpec",
     "JobStore",

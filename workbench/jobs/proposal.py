@@ -33,33 +33,51 @@ class Proposal:
     model: Model = field(repr=False)
 
 
+@dataclass(frozen=True)
+class JobOptions:
+    """How a job is to be done, whatever it makes.
+
+    `workers` processes, one a usable core if None, with the scheduling priority `nice`: 0 (normal) to 19 (only when
+    nothing else wants to). `overwrite`: replace a file of the output's name; the old one stays until the new one is
+    verified. `verify`: load the result in llama.cpp before it gets its name. `library`: the register to put the result
+    into. `imatrix`: importance matrix file. `max_file_bytes`: split the output into files of so many bytes at most, see
+    `model.write_headers`; their names are made from the output's (NAME-00001-of-0000N.gguf), and the job's own output
+    is the first of them.
+    """
+
+    workers: int | None = None
+    nice: int = 0
+    overwrite: bool = False
+    verify: bool = True
+    library: Path | None = None
+    imatrix: Path | None = None
+    max_file_bytes: int | None = None
+
+    def check(self) -> None:
+        """BadArgument for numbers that make no sense."""
+        if self.workers is not None and not 1 <= self.workers <= MAX_WORKERS:
+            raise BadArgument(f"{self.workers} workers make no sense; choose 1 to {MAX_WORKERS}.")
+        if not -20 <= self.nice <= 19:
+            raise BadArgument(f"A nice level of {self.nice} makes no sense; choose -20 to 19.")
+        if self.max_file_bytes is not None and self.max_file_bytes < 1:
+            raise BadArgument(f"Files of at most {self.max_file_bytes} bytes make no sense; choose a larger size.")
+
+
+_USUAL = JobOptions()
+
+
 def prepare(
     store: JobStore,
     source: Path,
     request: Request,
     output: Path,
-    *,
-    workers: int | None = None,
-    nice: int = 0,
-    overwrite: bool = False,
-    verify: bool = True,
-    library: Path | None = None,
-    imatrix: Path | None = None,
-    max_file_bytes: int | None = None,
+    options: JobOptions = _USUAL,
     pre: str | None = None,
 ) -> Proposal:
     """Everything that `submit` needs, with all checks done and nothing written.
 
     Args:
         source: a model that `read_model` reads.
-        workers: worker processes; one a usable core if None.
-        nice: scheduling priority of the workers, 0 (normal) to 19 (only when nothing else wants to).
-        overwrite: replace a file of the output's name; the old one stays until the new one is verified.
-        verify: load the result in llama.cpp before it gets its name.
-        library: the register to put the result into.
-        imatrix: importance matrix file.
-        max_file_bytes: split the output into files of so many bytes at most, see `model.write_headers`; their names
-            are made from `output` (NAME-00001-of-0000N.gguf), and the job's own output is the first of them.
         pre: llama.cpp's name of a checkpoint's pre-tokenizer, see `read_model`.
 
     Raises:
@@ -68,21 +86,8 @@ def prepare(
     from ..model import read_model
 
     model = plainly_converted(read_model(source, pre), request)
-    recipe = make_request_recipe(model, request, imatrix)
-    return propose(
-        store,
-        model,
-        recipe,
-        request,
-        output,
-        workers=workers,
-        nice=nice,
-        overwrite=overwrite,
-        verify=verify,
-        library=library,
-        imatrix=imatrix,
-        max_file_bytes=max_file_bytes,
-    )
+    recipe = make_request_recipe(model, request, options.imatrix)
+    return propose(store, model, recipe, request, output, options)
 
 
 def plainly_converted(model: Model, request: Request) -> Model:
@@ -123,23 +128,11 @@ def propose(
     recipe: Recipe,
     request: Request,
     output: Path,
-    *,
-    workers: int | None = None,
-    nice: int = 0,
-    overwrite: bool = False,
-    verify: bool = True,
-    library: Path | None = None,
-    imatrix: Path | None = None,
-    max_file_bytes: int | None = None,
+    options: JobOptions = _USUAL,
 ) -> Proposal:
     """As `prepare`, for a model that was read and a recipe that was made already (a matrix of jobs on one source)."""
-    workers = usable_cores() if workers is None else workers
-    if not 1 <= workers <= MAX_WORKERS:
-        raise BadArgument(f"{workers} workers make no sense; choose 1 to {MAX_WORKERS}.")
-    if not -20 <= nice <= 19:
-        raise BadArgument(f"A nice level of {nice} makes no sense; choose -20 to 19.")
-    if max_file_bytes is not None and max_file_bytes < 1:
-        raise BadArgument(f"Files of at most {max_file_bytes} bytes make no sense; choose a larger size.")
+    options.check()
+    imatrix, library, max_file_bytes = options.imatrix, options.library, options.max_file_bytes
     try:
         plan = make_plan(model, recipe, imatrix, max_file_bytes)
     except OSError as error:
@@ -148,10 +141,10 @@ def propose(
         source=str(model.path.absolute()),
         output=str(first_file(output.expanduser().absolute(), len(plan.files), max_file_bytes is not None)),
         level=recipe.level,
-        workers=workers,
-        nice=nice,
-        overwrite=overwrite,
-        verify=verify,
+        workers=usable_cores() if options.workers is None else options.workers,
+        nice=options.nice,
+        overwrite=options.overwrite,
+        verify=options.verify,
         library=str(library.absolute()) if library else "",
         imatrix=str(imatrix.absolute()) if imatrix else "",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
