@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ResumeFailed
 from ..files import write_atomically
+from ..weights import bits_per_weight
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -110,15 +112,12 @@ class PlannedTensor:
     @cached_property
     def n_rows(self) -> int:
         """Rows, or pieces of huge rows, over all other dimensions."""
-        rows = self.split
-        for extent in self.shape[1:]:
-            rows *= extent
-        return rows
+        return self.split * math.prod(self.shape[1:])
 
     @property
     def n_weights(self) -> int:
         """Elements."""
-        return self.row_length * self.n_rows
+        return math.prod(self.shape)
 
     @property
     def copied(self) -> bool:
@@ -190,7 +189,7 @@ class Plan:
     @property
     def bits_per_weight(self) -> float:
         """Average bits per weight of the output over all tensors."""
-        return 8 * self.data_bytes / max(1, self.n_weights)
+        return bits_per_weight(self.data_bytes, self.n_weights)
 
     def ranges_of(self, index: int) -> Iterator[Range]:
         """The tasks of one tensor. They depend on the plan alone, so that a resumed job cuts as the first run did."""

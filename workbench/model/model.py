@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...kernels import TYPES
+from ..weights import bits_per_weight
 
 Floats = npt.NDArray[np.float32]
 
@@ -40,15 +42,12 @@ class Tensor:
     @property
     def n_rows(self) -> int:
         """Rows over all other dimensions."""
-        rows = 1
-        for extent in self.shape[1:]:
-            rows *= extent
-        return rows
+        return math.prod(self.shape[1:])
 
     @property
     def n_weights(self) -> int:
         """Elements."""
-        return self.row_length * self.n_rows
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class Model:
     @property
     def bits_per_weight(self) -> float:
         """Average bits per weight over all tensors."""
-        return 8 * self.n_bytes / max(1, self.n_weights)
+        return bits_per_weight(self.n_bytes, self.n_weights)
 
     @property
     def is_quantized(self) -> bool:

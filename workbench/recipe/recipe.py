@@ -10,6 +10,7 @@ from functools import cached_property
 from ...kernels import TYPES
 from ..model import Header, Tensor, Value, write_header
 from ..model.gguf_format import DEFAULT_ALIGNMENT
+from ..weights import bits_per_weight
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Recipe:
     @cached_property
     def bits_per_weight(self) -> float:
         """Average bits per weight over all tensors, as llama.cpp's log counts them."""
-        return 8 * self.n_bytes / max(1, sum(choice.tensor.n_weights for choice in self.tensors))
+        return bits_per_weight(self.n_bytes, sum(choice.tensor.n_weights for choice in self.tensors))
 
     @property
     def imatrix_needed_by(self) -> tuple[str, ...]:
