@@ -35,7 +35,8 @@ class LoadSettings:
 
     `context` in tokens, 0 for what the model was trained with, up to 4096; `gpu_layers` -1 for all; `batch` tokens a
     prefill step; `kv_type` names a ggml type (f16, q8_0, q4_0 ...), anything but a 16 or 32-bit one needs flash
-    attention. `threads` None stands for `default_threads()`.
+    attention. `threads` None stands for `default_threads()`. `repack` lets llama.cpp arrange weights for the
+    processor's widest instructions, which takes a second copy of them and a while.
     """
 
     context: int = 0
@@ -45,6 +46,7 @@ class LoadSettings:
     kv_type: str = "f16"
     flash_attention: Literal["auto", "on", "off"] = "auto"
     memory_map: bool = True
+    repack: bool = True
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,7 @@ class Engine:
         self.settings = settings
         params = lib.llama_model_default_params()
         params.n_gpu_layers = settings.gpu_layers
+        params.use_extra_bufts = settings.repack
         params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if settings.memory_map else lib.LLAMA_LOAD_MODE_NONE
 
         def on_progress(fraction: float, _data: int | None) -> bool:

@@ -14,7 +14,9 @@ from .wire import Reply
 
 _TEXT = "The quick brown fox jumps over the lazy dog."
 _CONTEXT = 256
-_GENERATED = 8
+_PROMPT = 8
+_GENERATED = 4
+"""Enough for both ways of multiplying, by a matrix and by a vector; a large model needs seconds for each token."""
 
 
 def verify(engine: Engine, reply: Reply, path: str, expected: list[list[str]] | None = None) -> dict[str, Any]:
@@ -36,9 +38,9 @@ def _some_tokens(engine: Engine) -> list[int]:
         raise Refused("the model has no tokens to compute with")
     tokens: list[int] = []
     if engine.has_vocab:
-        tokens = engine.tokenize(_TEXT, add_special=True, parse_special=False)[:32]
+        tokens = engine.tokenize(_TEXT, add_special=True, parse_special=False)[:_PROMPT]
     # Spread over the vocabulary, so that its rows are read where there is no text to choose them.
-    return tokens if len(tokens) > 1 else [i * 7919 % n_vocab for i in range(16)]
+    return tokens if len(tokens) > 1 else [i * 7919 % n_vocab for i in range(_PROMPT)]
 
 
 def _has_memory(engine: Engine) -> bool:

@@ -27,7 +27,7 @@ def verify(
     from `ready_child`, which is used up. Never raises for a bad file: the verification says what is wrong.
     """
     began = time.monotonic()
-    settings = LoadSettings(gpu_layers=0, threads=threads)
+    settings = LoadSettings(gpu_layers=0, threads=threads, repack=False)
     try:
         ready = child if child and child.alive else None
         child, _ = start(path, settings, log_folder, None, None, patience, with_context=False, child=ready)
