@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,10 @@ from .errors import BadArgument, QuantdeckError, ValidationFailed
 from .files import write_atomically
 from .model import Tensor, array, value, write_header
 from .model.gguf import GgufFile, open_file, read_gguf
-from .recipe import ImatrixFacts
 from .text import printable
+
+if TYPE_CHECKING:
+    from .recipe import ImatrixFacts
 
 Floats = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int64]
@@ -98,6 +100,8 @@ class ImatrixFile:
 
     def facts(self) -> ImatrixFacts:
         """What a recipe must know of it."""
+        from .recipe import ImatrixFacts
+
         dataset = self.datasets[0] if self.datasets else ""
         return ImatrixFacts(str(self.path), self.names, dataset, self.chunk_count)
 

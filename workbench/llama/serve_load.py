@@ -10,7 +10,6 @@ from .binding import lib
 from .contract import LoadSettings
 from .conversation import TEMPLATE_PATIENCE, Conversation, TemplateFailed
 from .engine import ContextOptions, Engine, Refused
-from .troubles import harmless_lines
 from .wire import Reply
 
 _USUAL = 4096
@@ -51,7 +50,7 @@ def load(
     return {
         **_facts(engine, with_context),
         **_chat_facts(engine, why_not),
-        **_log_facts(log_text),
+        **(_log_facts(log_text) if with_context else {"buffers": [], "alarms": []}),
         "load_seconds": time.perf_counter() - began,
     }
 
@@ -90,6 +89,8 @@ def _chat_facts(engine: Engine, why_not: str) -> dict[str, Any]:
 
 
 def _log_facts(log_text: str) -> dict[str, Any]:
+    from .troubles import harmless_lines
+
     buffers = [
         {"kind": _KINDS[kind], "device": device, "n_bytes": round(float(mebibytes) * (1 << 20))}
         for device, kind, mebibytes in _BUFFER.findall(log_text)
