@@ -41,6 +41,10 @@ _NAN_ABOVE = {
 }
 
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+
+_LARGEST_ARRAY, _KEPT_MEMORY = 32 << 20, 256 << 20
+"""Above what a range takes; glibc allows no more for one array."""
 
 
 class NoNumber(Exception):
@@ -50,6 +54,7 @@ class NoNumber(Exception):
 def main(folder: Path, supervisor: int) -> None:
     """Work for the job in `folder` until the input ends."""
     die_with(supervisor)
+    keep_memory()
     np.setbufsize(512)
     worker = Worker(folder)
     sys.stdout.buffer.write(b"{}\n")
@@ -71,6 +76,14 @@ def die_with(supervisor: int) -> None:
         ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != supervisor:  # it died before the signal was arranged
         sys.exit(1)
+
+
+def keep_memory() -> None:
+    """Have glibc keep what is freed: each batch needs the same again, and the system would clear every page of it."""
+    with contextlib.suppress(AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, _LARGEST_ARRAY)
+        mallopt(_TRIM_THRESHOLD, _KEPT_MEMORY)
 
 
 class Worker:
