@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from numpy._core import umath
+from numpy._core import multiarray, umath
 
 from .registry import Bytes, Floats
 
@@ -22,8 +22,9 @@ _Number = TypeVar("_Number", np.float32, np.int16, np.uint8)
 Ints = npt.NDArray[np.int32]
 Levels = npt.NDArray[np.uint8]
 
-# The ufunc under np.clip where it can be had, without two layers of Python.
+# What is under np.clip and np.einsum where it can be had, without layers of Python.
 clip: Any = getattr(umath, "clip", np.clip)
+einsum: Any = getattr(multiarray, "c_einsum", np.einsum)
 
 SUPER = 256
 """Weights of a super-block."""
@@ -78,8 +79,9 @@ def dot_down(first: Floats, *others: Floats, out: Floats | None = None) -> Float
     A product of three is (first * second) * third.
     """
     if EINSUM_IS_SEQUENTIAL and first.shape[1] > 1:
-        total: Floats = np.einsum("ij,ij->j" if len(others) == 1 else "ij,ij,ij->j", first, *others, out=out)
-        return total
+        out = np.empty(first.shape[1], np.float32) if out is None else out
+        einsum("ij,ij->j" if len(others) == 1 else "ij,ij,ij->j", first, *others, out=out)
+        return out
     product = first * others[0]
     for other in others[1:]:
         product *= other
@@ -90,7 +92,7 @@ def _einsum_is_sequential() -> bool:
     """Whether this numpy's einsum rounds every product and adds in order; with FMA or in other builds it need not."""
     a, b, c = np.random.default_rng(0).normal(0, 1, (3, 32, 257)).astype(np.float32)
     return all(
-        np.array_equal(np.einsum(subscripts, a, *others), np.add.reduce(product, axis=0))
+        np.array_equal(einsum(subscripts, a, *others), np.add.reduce(product, axis=0))
         for subscripts, others, product in (("ij,ij->j", (b,), a * b), ("ij,ij,ij->j", (b, c), a * b * c))
     )
 

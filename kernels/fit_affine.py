@@ -6,6 +6,7 @@ Every float32 operation and sum happens in C's order (`make_qkx2_quants` and `ma
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,28 @@ class Affine:
         return Affine(self.scale[which], self.minimum[which], self.base[which], self.inverse[which])
 
 
+class _Given(NamedTuple):
+    """What stays fixed of each column, and room for the sums over its levels (all float32 (n,))."""
+
+    low: Floats
+    high: Floats
+    sum_w: Floats
+    sum_x: Floats
+    sum_l: Floats
+    sum_l2: Floats
+    sum_xl: Floats
+
+
+class _Trial(NamedTuple):
+    """A step of each column: its error, what it fitted, and what its levels are (all float32 (n,))."""
+
+    error: Floats
+    scale: Floats
+    minimum: Floats
+    base: Floats
+    inverse: Floats
+
+
 class AffineSearch:
     """Scale and minimum of columns x (s, n) that minimize the weighted error (`make_qkx2_quants`, `make_qkx3_quants`).
 
@@ -67,71 +90,70 @@ class AffineSearch:
     def __call__(self, x: Floats, weights: Floats) -> Affine:
         """The best fit of each column of x, weights (s, n) >= 0."""
         scratch = aligned((2, *x.shape))
-        # Rows of `given`: least, largest, W, Sx, and room for Sl, Sll, Sxl. Rows of `best`, the best trial: error,
-        # scale, inverse, minimum, and the base it divided from. `t` is the next step of each column.
         given, best = self._plain_range(x, weights, scratch[0])
-        flat = np.flatnonzero(best[0] < 0)
-        found, columns = aligned((4, x.shape[1])), np.arange(x.shape[1])
-        t = np.zeros(x.shape[1] if self._leap else 1, np.float32)
-        while len(columns):
-            error, *_, base, start = best
-            trial, following = self._trial(x, weights, given, base, t, scratch)
-            better = trial[0] < error
+        flat = np.flatnonzero(best.error < 0)
+        found, columns = best, np.arange(x.shape[1])
+        t = np.zeros(x.shape[1] if self._leap else 1, np.float32)  # the next step of each column
+        while True:
+            trial, following = self._trial(x, weights, given, best.minimum, t, scratch)
+            better = trial.error < best.error
             if self._leap:
                 better &= t <= self._last
             at = better.nonzero()[0]
             if self._leap:
                 following[at] = t[at] + 1
-            start[at] = base[at]
-            for kept, tried in zip(best, trial, strict=False):
+            for kept, tried in zip(best, trial, strict=True):
                 kept[at] = tried[at]
             t = following
             going = t <= self._last
             left = np.count_nonzero(going)
             if 2 * left > len(t) or 0 < left < _FEW:
                 continue
-            found[:, columns] = best[1:]
-            stay = going.nonzero()[0]
-            if not self._leap:
+            if best is not found:
+                for whole, part in zip(found, best, strict=True):
+                    whole[columns] = part
+            if not left:
                 break
-            columns, t, given, best = columns[stay], t[stay], given.take(stay, axis=1), best.take(stay, axis=1)
+            stay = going.nonzero()[0]
+            columns, t = columns[stay], t[stay]
+            given, best = _Given(*(row[stay] for row in given)), _Trial(*(row[stay] for row in best))
             x, weights = x.take(stay, axis=1), weights.take(stay, axis=1)
             scratch = scratch.reshape(-1)[: 2 * x.size].reshape(2, *x.shape)
-        scale, inverse, minimum, base = found
-        scale[flat] = 0
-        return Affine(scale, -minimum, base, inverse)
+        found.scale[flat] = 0
+        return Affine(found.scale, -found.minimum, found.base, found.inverse)
 
-    def _plain_range(self, x: Floats, weights: Floats, levels: Floats) -> tuple[Floats, Floats]:
+    def _plain_range(self, x: Floats, weights: Floats, levels: Floats) -> tuple[_Given, _Trial]:
         """What stays fixed of each column, and the first trial: from the least value (or 0) to the largest, no fit."""
-        given, best = aligned((7, x.shape[1])), aligned((5, x.shape[1]))
-        low, high = given[:2]
-        low[...] = first_smallest(x)
-        np.maximum.reduce(x, axis=0, out=high)
-        base = np.where(low > 0, np.float32(0), low)
+        given, best = _Given(*aligned((7, x.shape[1]))), _Trial(*aligned((5, x.shape[1])))
+        given.low[...] = first_smallest(x)
+        np.maximum.reduce(x, axis=0, out=given.high)
+        best.base[...] = np.where(given.low > 0, np.float32(0), given.low)
         # A flat column is 0 above its base, in any range; it must not divide by zero, and nothing improves it.
-        flat = np.flatnonzero(high <= base)
-        high[flat] = 1
-        add_down(weights, out=given[2])
-        dot_down(weights, x, out=given[3])
-        best[3:] = base
-        np.divide(self._nmax, high - base, out=best[2])
-        np.divide(np.float32(1), best[2], out=best[1])
-        self._divide(x, low, base, best[2], levels)
-        np.rint(levels, out=levels)
+        flat = np.flatnonzero(given.high <= best.base)
+        given.high[flat] = 1
+        add_down(weights, out=given.sum_w)
+        dot_down(weights, x, out=given.sum_x)
+        best.minimum[...] = best.base
+        np.divide(self._nmax, given.high - best.base, out=best.inverse)
+        np.divide(np.float32(1), best.inverse, out=best.scale)
+        self._divide(x, given.low, best, levels)
+        if self._leap:
+            np.rint(levels, out=levels)
         self._error(x, weights, levels, best)
-        best[0, flat] = -1
+        best.error[flat] = -1
         return given, best
 
     def _trial(
-        self, x: Floats, weights: Floats, given: Floats, base: Floats, t: Floats, scratch: Floats
-    ) -> tuple[Floats, Floats]:
-        """Error (infinite without a fit), scale, inverse and minimum of step t; the next step that may be better."""
+        self, x: Floats, weights: Floats, given: _Given, base: Floats, t: Floats, scratch: Floats
+    ) -> tuple[_Trial, Floats]:
+        """Step t, its error NaN without a fit; the next step that may be better."""
         levels, spare = scratch
-        trial = np.empty((4, len(base)), np.float32)
+        error, scale, minimum, inverse = np.empty((4, len(base)), np.float32)
+        trial = _Trial(error, scale, minimum, base.copy(), inverse)
         parts = self._first + self._step * t + self._nmax
-        np.divide(parts, np.subtract(given[1], base, out=trial[0]), out=trial[2])
+        np.divide(parts, given.high - base, out=inverse)
         following = t + np.float32(1)
-        in_range = self._divide(x, given[0], base, trial[2], levels)
+        in_range = self._divide(x, given.low, trial, levels)
         if self._leap and in_range:
             np.fmax(following, self._look_ahead(levels, spare, parts), out=following)
             levels = spare
@@ -139,15 +161,15 @@ class AffineSearch:
         self._error(x, weights, levels, trial)
         return trial, following
 
-    def _divide(self, x: Floats, low: Floats, base: Floats, inverse: Floats, levels: Floats) -> bool:
+    def _divide(self, x: Floats, low: Floats, trial: _Trial, levels: Floats) -> bool:
         """The levels, inverse * (x - base) rounded and clipped to 0..nmax; with `leap` only clipped.
 
         Returns False where C's rounding of large values was needed; then the levels are rounded in any case.
         """
-        np.subtract(x, base, out=levels)
-        np.multiply(levels, inverse, out=levels)
-        farthest = low - base
-        farthest *= inverse
+        np.subtract(x, trial.base, out=levels)
+        np.multiply(levels, trial.inverse, out=levels)
+        farthest = low - trial.base
+        farthest *= trial.inverse
         in_range = bool(np.minimum.reduce(farthest) >= -ROUNDABLE and np.maximum.reduce(farthest) <= ROUNDABLE)
         if not in_range:
             levels[...] = nearest_int(levels)
@@ -174,10 +196,10 @@ class AffineSearch:
         np.ceil(change, out=change)
         return change
 
-    def _fit(self, x: Floats, weights: Floats, levels: Floats, given: Floats, trial: Floats) -> None:
+    def _fit(self, x: Floats, weights: Floats, levels: Floats, given: _Given, trial: _Trial) -> None:
         """Scale and minimum from the levels, into `trial`; NaN scale where there is no fit."""
-        sum_w, sum_x, sum_l, sum_l2, sum_xl = given[2:]
-        _, scale, _, minimum = trial
+        _, _, sum_w, sum_x, sum_l, sum_l2, sum_xl = given
+        _, scale, minimum, _, _ = trial
         dot_down(weights, levels, out=sum_l)
         dot_down(weights, levels, levels, out=sum_l2)
         dot_down(weights, levels, x, out=sum_xl)
@@ -196,13 +218,12 @@ class AffineSearch:
         if not np.minimum.reduce(D) > 0:
             scale[~(D > 0)] = np.nan
 
-    def _error(self, x: Floats, weights: Floats, levels: Floats, trial: Floats) -> None:
+    def _error(self, x: Floats, weights: Floats, levels: Floats, trial: _Trial) -> None:
         """Weighted sum of the squared (or absolute) scale * level + minimum - x, into `trial`; spoils the levels."""
-        error, scale, _, minimum = trial[:4]
-        np.multiply(levels, scale, out=levels)
-        np.add(levels, minimum, out=levels)
+        np.multiply(levels, trial.scale, out=levels)
+        np.add(levels, trial.minimum, out=levels)
         np.subtract(levels, x, out=levels)
         if self._absolute:
-            dot_down(weights, np.abs(levels, out=levels), out=error)
+            dot_down(weights, np.abs(levels, out=levels), out=trial.error)
         else:
-            dot_down(levels, levels, weights, out=error)
+            dot_down(levels, levels, weights, out=trial.error)
