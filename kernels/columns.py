@@ -9,6 +9,7 @@ C's loop does, for all of them at once, bit for bit.
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeVar
 
 import numpy as np
@@ -56,7 +57,7 @@ fetched for one weight at a time, which takes up to three times as long."""
 
 def aligned(shape: tuple[int, ...]) -> Floats:
     """An uninitialized float32 array that starts on a cache line, as wide loads like it."""
-    size = 4 * int(np.prod(shape))
+    size = 4 * math.prod(shape)
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size].view(np.float32).reshape(shape)
