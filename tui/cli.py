@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from .. import __version__
 from ..workbench.errors import QuantdeckError
+
+if TYPE_CHECKING:
+    from ..workbench.llama import Child
 
 EXIT_CODES = """\
 exit codes:
@@ -26,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = bool(getattr(arguments, "json", False))
     try:
         module, function = arguments.run.split(":")
-        return int(getattr(import_module(f".commands.{module}", __package__), function)(arguments))
+        with _llama_for(arguments) as arguments.child:
+            return int(getattr(import_module(f".commands.{module}", __package__), function)(arguments))
     except QuantdeckError as error:
         return _fail(str(error), error.exit_code, as_json)
     except KeyboardInterrupt:
@@ -43,6 +48,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .fault import keep
 
         return _fail(keep(error), 1, as_json)
+
+
+@contextmanager
+def _llama_for(arguments: argparse.Namespace) -> Iterator[Child | None]:
+    """llama.cpp's process for a command that loads a model which is here; it comes up while the command is imported."""
+    name = arguments.models[0] if hasattr(arguments, "models") else arguments.model
+    if not arguments.service or not (name == "sample" or os.path.isfile(name)):  # noqa: PTH113 - never raises
+        yield None
+        return
+    from ..workbench.llama.host import Child
+    from ..workbench.paths import Paths
+
+    child = Child(Paths.from_environment(os.environ).logs, service=arguments.service)
+    try:
+        yield child
+    finally:
+        child.close()
 
 
 def _fail(sentence: str, exit_code: int, as_json: bool) -> int:
@@ -69,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"quantdeck {__version__}")
-    parser.set_defaults(run="workbench:run", json=False, model=None, demo=False)
+    parser.set_defaults(run="workbench:run", service="", json=False, model=None, demo=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_demo(commands)
     _add_detect(commands)
@@ -100,7 +122,10 @@ class _Parser(argparse.ArgumentParser):
 Commands = argparse._SubParsersAction  # the type has no public name
 
 
-def _command(commands: Commands[_Parser], name: str, run: str, text: str, aliases: Sequence[str] = ()) -> _Parser:
+def _command(
+    commands: Commands[_Parser], name: str, run: str, text: str, aliases: Sequence[str] = (), service: str = ""
+) -> _Parser:
+    """A command that calls `run`, a module and its function; `service` is what it asks of llama.cpp first."""
     command = commands.add_parser(
         name,
         help=text,
@@ -109,7 +134,7 @@ def _command(commands: Commands[_Parser], name: str, run: str, text: str, aliase
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, service=service)
     return command
 
 
@@ -223,7 +248,7 @@ def _add_quantize(commands: Commands[_Parser]) -> None:
 
 
 def _add_calibrate(commands: Commands[_Parser]) -> None:
-    command = _command(commands, "calibrate", "calibrate:run", "make an importance matrix")
+    command = _command(commands, "calibrate", "calibrate:run", "make an importance matrix", service="calibrate")
     command.add_argument("model", metavar="MODEL", help="a GGUF file, best in 16 bit, or sample")
     command.add_argument("-o", "--output", default=None, metavar="FILE", help="imatrix.gguf, or .dat for older tools")
     _add_text(command, "calibration")
@@ -232,7 +257,8 @@ def _add_calibrate(commands: Commands[_Parser]) -> None:
 
 
 def _add_evaluate(commands: Commands[_Parser]) -> None:
-    command = _command(commands, "evaluate", "evaluate:run", "measure quality, speed and memory of models")
+    text = "measure quality, speed and memory of models"
+    command = _command(commands, "evaluate", "evaluate:run", text, service="trial")
     command.add_argument("models", metavar="MODEL", nargs="+", help="GGUF files, or sample")
     command.add_argument("--reference", default=None, metavar="MODEL", help="measure the divergence from this model")
     _add_text(command, "evaluation")
@@ -278,7 +304,7 @@ def _add_jobs(commands: Commands[_Parser]) -> None:
 
 
 def _add_chat(commands: Commands[_Parser]) -> None:
-    command = _command(commands, "chat", "chat:run", "talk to a model")
+    command = _command(commands, "chat", "chat:run", "talk to a model", service="chat")
     command.add_argument("model", metavar="MODEL", help="a GGUF file, or sample")
     command.add_argument("-p", "--prompt", default=None, help="one question; without it a conversation starts")
     command.add_argument("--system", default=None, help="system prompt")

@@ -150,13 +150,13 @@ class Library:
         places = ((entry, (entry.path, *entry.other_paths)) for entry in self.entries().entries)
         return next((entry for entry, known in places if wanted in map(os.path.realpath, known)), None)
 
-    def add_figure(self, sha256: str, figure: Figure) -> Entry:
-        """Add a measurement and give the new entry; BadArgument if there is no such model, LibraryError as above."""
+    def add_figures(self, sha256: str, *figures: Figure) -> Entry:
+        """Add measurements and give the new entry; BadArgument if there is no such model, LibraryError as above."""
         with self._lock():
             entry, raw = self._read_or_none(sha256)
             if entry is None:
                 raise BadArgument(f"There is no model {sha256[:12]} in the library.")
-            entry = replace(entry, figures=(*entry.figures, figure))
+            entry = replace(entry, figures=(*entry.figures, *figures))
             self._write(entry, raw)
         return _marked(entry)
 

@@ -15,7 +15,7 @@ from .comparison import Asked, Comparison
 from .errors import BadArgument, ModelNotFound, QuantdeckError
 from .files import hashes, is_full, sha256, write_atomically
 from .library import Entry, EntryFile, Figure, Library
-from .llama import Cancelled, LoadSettings
+from .llama import Cancelled, Child, LoadSettings
 from .llama.corpus import read_corpus
 from .llama.evaluate import (
     Evaluation,
@@ -128,37 +128,42 @@ def measure(
     settings: MeasureSettings,
     on_progress: Callable[[MeasureProgress], None] = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
+    child: Child | None = None,
 ) -> Measurement:
     """Measure the model at `path`, keep the figures in the library and what was learned of the machine; blocks.
 
     Called again after a cancel or a crash, the evaluation goes on after its last whole chunk, the questions after the
-    last one that was answered.
+    last one that was answered. `child` is a process of llama.cpp's without a model; it is used up.
     Raises `Cancelled`, `LlamaFailed`, BadArgument, ModelNotFound, ValidationFailed.
     """
     model = read_model(path)
     on_progress(MeasureProgress("reading the file", 0.0))
-    check(session, path, settings, cancelled)
-    entry = entry_of(session.library, path, model)
-    context = settings.evaluation.context
-    estimated = estimate(session, model, context)
-    load = replace(_load_settings(session, path, settings), context=context)
-    on_progress(MeasureProgress("measuring speed and memory", 0.0))
-    trial = try_out(
-        path,
-        load,
-        session.paths.logs,
-        lambda share: on_progress(MeasureProgress("measuring speed and memory", share)),
-        cancelled,
-    )
-    learn(session, model, trial, estimated)
-    answered = _Answered(evaluations(session), entry, settings.questions)
-    questions, notes = _ask(session, path, answered, settings, on_progress, cancelled)
-    evaluation = _evaluate(session, path, settings, on_progress, cancelled)
+    with contextlib.closing(child or Child(session.paths.logs, service="trial")) as running:
+        check(session, path, settings, cancelled)
+        entry = entry_of(session.library, path, model)
+        context = settings.evaluation.context
+        estimated = estimate(session, model, context)
+        load = replace(_load_settings(session, path, settings), context=context)
+        on_progress(MeasureProgress("measuring speed and memory", 0.0))
+        trial = try_out(
+            path,
+            load,
+            session.paths.logs,
+            lambda share: on_progress(MeasureProgress("measuring speed and memory", share)),
+            cancelled,
+            child=running,
+        )
+        learn(session, model, trial, estimated)
+        answered = _Answered(evaluations(session), entry, settings.questions)
+        if settings.questions:
+            running.close()  # the model would be in memory twice
+        questions, notes = _ask(session, path, answered, settings, on_progress, cancelled)
+        loaded = None if settings.questions else running
+        evaluation = _evaluate(session, path, settings, on_progress, cancelled, loaded)
     result = Measurement(path, entry, evaluation, questions, trial, estimated, tuple(notes))
     answered.forget()
     try:
-        for figure in figures(result, settings):
-            entry = session.library.add_figure(entry.sha256, figure)
+        entry = session.library.add_figures(entry.sha256, *figures(result, settings))
     except QuantdeckError as error:
         notes.append(f"The figures could not be kept: {error}")
     return replace(result, entry=entry, notes=tuple(notes))
@@ -429,6 +434,7 @@ def _evaluate(
     settings: MeasureSettings,
     on_progress: Callable[[MeasureProgress], None],
     cancelled: Callable[[], bool],
+    child: Child | None,
 ) -> Evaluation:
     names = {"reference": "logits of the reference", "model": "quality"}
 
@@ -457,6 +463,7 @@ def _evaluate(
             settings.keep_reference,
             heard,
             cancelled,
+            child=child,
         )
 
 
@@ -474,8 +481,8 @@ def _ask(
     if not todo:
         return answered.score, []
     before = answered.score
-    changes = {"context": _QUESTION_CONTEXT, "gpu_layers": settings.evaluation.gpu_layers}
-    with session.load(path, None, cancelled, **changes) as llama:
+    gpu_layers = settings.evaluation.gpu_layers
+    with session.load(path, None, cancelled, context=_QUESTION_CONTEXT, gpu_layers=gpu_layers) as llama:
         if not llama.info.can_chat:
             return None, [f"No questions were asked: {llama.info.why_not}"]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .imatrices import Found
     from .jobs import JobStore, Proposal
     from .library import Library
-    from .llama import Llama, LoadSettings, Sampling
+    from .llama import Child, Llama, LoadSettings, Sampling
     from .llama.calibrate import Calibration, CalibrationProgress
     from .model import Model
     from .recipe import Request
@@ -212,13 +212,17 @@ class Session:
         model: Path,
         on_progress: Callable[[float], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
+        child: Child | None = None,
         **changes: object,
     ) -> Llama:
-        """Load a model with the profile's settings and remember it as the latest; `changes` replace load settings."""
+        """Load a model with the profile's settings and remember it as the latest; `changes` replace load settings.
+
+        `child` is a process of llama.cpp's without a model, to be used instead of a new one.
+        """
         from .llama import Llama
 
         settings = replace(self.load_settings(model), **changes)  # type: ignore[arg-type]
-        llama = Llama.load(model, settings, self.paths.logs, on_progress, cancelled)
+        llama = Llama.load(model, settings, self.paths.logs, on_progress, cancelled, child=child)
         self.change_profile(lambda profile: profile.with_recent(str(model)))
         return llama
 

@@ -63,12 +63,12 @@ def test_nothing_there(library):
     assert library.find(Path("/models/m0.gguf")) is None
     assert not library.remove("0" * 64)
     with pytest.raises(BadArgument, match="no model"):
-        library.add_figure("0" * 64, FIGURE)
+        library.add_figures("0" * 64, FIGURE)
 
 
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "x" * 64, "A" * 64, "0" * 63, "0" * 65, "0" * 64 + "\n"])
 def test_only_hashes_name_entries(library, name):
-    for call in (library.get, library.remove, lambda n: library.add_figure(n, FIGURE)):
+    for call in (library.get, library.remove, lambda n: library.add_figures(n, FIGURE)):
         with pytest.raises(BadArgument, match="64 hexadecimal"):
             call(name)
     with pytest.raises(BadArgument):
@@ -112,9 +112,9 @@ def test_figures_add_up_and_unknown_keys_stay(library):
     file = file_of(library, entry())
     raw = json.loads(file.read_text()) | {"stars": 5}
     file.write_text(json.dumps(raw))
-    updated = library.add_figure(entry().sha256, FIGURE)
+    updated = library.add_figures(entry().sha256, FIGURE)
     assert updated.figures == (FIGURE,)
-    updated = library.add_figure(entry().sha256, replace(FIGURE, kind="kl_divergence", value=0.01))
+    updated = library.add_figures(entry().sha256, replace(FIGURE, kind="kl_divergence", value=0.01))
     assert [figure.kind for figure in library.get(entry().sha256).figures] == ["perplexity", "kl_divergence"]
     assert json.loads(file.read_text())["stars"] == 5
 
@@ -124,7 +124,7 @@ def test_figures_that_are_no_numbers_are_refused(library, value):
     library.add(entry())
     before = file_of(library, entry()).read_bytes()
     with pytest.raises(BadArgument, match="cannot be registered"):
-        library.add_figure(entry().sha256, replace(FIGURE, value=value))
+        library.add_figures(entry().sha256, replace(FIGURE, value=value))
     assert file_of(library, entry()).read_bytes() == before
 
 
@@ -180,7 +180,7 @@ def test_newer_schema_is_read_but_not_changed(library):
     before = file.read_bytes()
     assert library.get(entry().sha256) is not None
     with pytest.raises(LibraryError, match="newer"):
-        library.add_figure(entry().sha256, FIGURE)
+        library.add_figures(entry().sha256, FIGURE)
     assert file.read_bytes() == before
 
 
@@ -216,7 +216,7 @@ def test_full_disk_is_one_sentence(library, monkeypatch):
 
     monkeypatch.setattr(module, "write_atomically", full)
     with pytest.raises(LibraryError, match="No space left on device"):
-        library.add_figure(entry().sha256, FIGURE)
+        library.add_figures(entry().sha256, FIGURE)
     assert file_of(library, entry()).read_bytes() == before
 
 
@@ -225,7 +225,7 @@ def test_two_programs_add_to_one_entry(library):
     program = (
         "import sys\nfrom pathlib import Path\nfrom quantdeck.workbench.library import Figure, Library\n"
         "for i in range(20):\n"
-        "    Library(Path(sys.argv[1])).add_figure(sys.argv[2], Figure(sys.argv[3], float(i), ''))\n"
+        "    Library(Path(sys.argv[1])).add_figures(sys.argv[2], Figure(sys.argv[3], float(i), ''))\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", program, str(library.folder), entry().sha256]

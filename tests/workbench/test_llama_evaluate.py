@@ -78,8 +78,6 @@ def test_perplexity_equals_the_tool(tmp_path):
     close(done.perplexity, TOOL["perplexity"], 1e-5)
     assert (done.chunks, done.tokens, done.scored, done.divergence) == (8, 4096, 8 * 255, None)
     assert not done.parse_special and done.resumed == 0
-    assert done.tokens_per_second > 0 and done.prompt_tokens_per_second > 0 and done.load_seconds > 0
-    assert done.peak_memory > SAMPLE.model.stat().st_size
     assert not list(tmp_path.glob("*.scores"))
 
 
@@ -197,11 +195,12 @@ def test_peak_memory_is_the_childs_own(tmp_path):
     """A parent that once was large does not make the child look large."""
     program = (
         "import numpy as np, sys; from pathlib import Path\n"
-        "from quantdeck.workbench.llama.evaluate import *\n"
+        "from quantdeck.workbench.llama import LoadSettings\n"
+        "from quantdeck.workbench.llama.trial import try_out\n"
         "from quantdeck.workbench.sample import SAMPLE\n"
         "large = np.ones(60_000_000)\n"
         "folder = Path(sys.argv[1])\n"
-        "print(evaluate(SAMPLE.model, SAMPLE.eval_file, folder, folder, EvaluationSettings(chunks=1)).peak_memory)\n"
+        "print(try_out(SAMPLE.model, LoadSettings(context=512), folder).peak_memory)\n"
     )
     said = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     assert 10 << 20 < int(said.stdout) < 300 << 20

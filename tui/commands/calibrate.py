@@ -10,6 +10,7 @@ from typing import Any
 
 from ...workbench.imatrices import home_of
 from ...workbench.imatrix import ImatrixFile, read_imatrix, write_legacy_imatrix
+from ...workbench.llama import Child
 from ...workbench.llama.calibrate import (
     Calibration,
     CalibrationProgress,
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     try:
         with full_disk_named(output.parent):
-            done, reached = _calibrate(model, corpus, output, session.paths.logs, settings, terminal)
+            done, reached = _calibrate(model, corpus, output, session.paths.logs, settings, terminal, arguments.child)
     except KeyboardInterrupt:
         terminal.warn("what was computed is kept: the same command goes on there")
         raise
@@ -68,7 +69,13 @@ def text_file(name: str | None, built_in: Path) -> Path:
 
 
 def _calibrate(
-    model: Path, corpus: Path, output: Path, logs: Path, settings: CalibrationSettings, terminal: Terminal
+    model: Path,
+    corpus: Path,
+    output: Path,
+    logs: Path,
+    settings: CalibrationSettings,
+    terminal: Terminal,
+    child: Child | None,
 ) -> tuple[Calibration, Coverage]:
     legacy = output.suffix == ".dat"
     target = output.with_name(f".{output.name}.gguf") if legacy else output
@@ -84,7 +91,7 @@ def _calibrate(
         resumed = f" ({p.resumed} from before)" if p.resumed else ""
         terminal.progress(f"{model.name}: {p.done} of {p.chunks} chunks{resumed}{left}")
 
-    done = calibrate(model, corpus, target, logs, settings, heard)
+    done = calibrate(model, corpus, target, logs, settings, heard, child=child)
     reached = coverage(ImatrixFile(target), read_model(model))  # the legacy form does not hold numbers of tokens
     if legacy:
         write_legacy_imatrix(output, read_imatrix(target))

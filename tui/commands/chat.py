@@ -25,6 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     with session.load(
         model_path(arguments.model),
         on_progress=lambda fraction: terminal.progress(f"loading {100 * fraction:.0f} %"),
+        child=arguments.child,
         **{name: value for name, value in changes.items() if value is not None},
     ) as llama:
         for notice in filter(None, [llama.info.template_notice, *llama.info.notices]):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 
 from ...workbench.comparison import COLUMNS, Comparison, as_csv, as_markdown, cells_of, compare
 from ...workbench.errors import BadArgument
 from ...workbench.files import write_atomically
+from ...workbench.llama import Child
 from ...workbench.llama.evaluate import EvaluationSettings
 from ...workbench.measure import (
     Measurement,
@@ -43,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     for model, settings in todo:
         check(session, model, settings)  # before hours are spent on another of them
     try:
-        measured = [_one(session, model, settings, terminal) for model, settings in todo]
+        children = chain([arguments.child], repeat(None))  # of llama.cpp; one is there already
+        measured = [_one(session, *each, terminal, child) for each, child in zip(todo, children, strict=False)]
     except KeyboardInterrupt:
         terminal.warn("what was computed is kept: the same command goes on there")
         raise
@@ -88,7 +91,9 @@ def _settings(model: Path, reference: Path | None, arguments: argparse.Namespace
     return settings
 
 
-def _one(session: Session, model: Path, settings: MeasureSettings, terminal: Terminal) -> Measurement:
+def _one(
+    session: Session, model: Path, settings: MeasureSettings, terminal: Terminal, child: Child | None
+) -> Measurement:
     told: set[str] = set()
 
     def heard(p: MeasureProgress) -> None:
@@ -101,7 +106,7 @@ def _one(session: Session, model: Path, settings: MeasureSettings, terminal: Ter
             terminal.say(f"The reference's logits take {size(p.disk_bytes)} in {where}; later models use them again.")
         terminal.progress(f"{model.name}: {stage_words(p)}")
 
-    done = measure(session, model, settings, heard)
+    done = measure(session, model, settings, heard, child=child)
     terminal.heading(f"{model.name}")
     terminal.facts(measurement_facts(done))
     for note in done.notes:

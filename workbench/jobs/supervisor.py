@@ -421,7 +421,7 @@ class Supervisor:
         assert model
         assert library
         assert verification
-        return ready_child(self.folder.path, self.spec.partials[0].name, "verify")
+        return ready_child(self.folder.path, "verify")
 
     def dismiss_llama(self) -> None:
         """End llama.cpp's process, if there is one, without waiting for it; it ends with ours in any case."""

@@ -14,7 +14,7 @@ from ..recipe.kept import why_kept
 from ..text import printable
 from .contract import LoadSettings
 from .corpus import read_corpus
-from .host import Patience
+from .host import Child, Patience
 from .llama import Watch, start
 from .troubles import Cancelled
 
@@ -86,12 +86,13 @@ def calibrate(
     on_progress: Callable[[CalibrationProgress], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
     patience: Patience | None = None,
+    child: Child | None = None,
 ) -> Calibration:
     """Write the importance matrix of `model` on `corpus` (see `read_corpus`) to `output` as GGUF; blocks.
 
     A hidden file beside `output` holds the sums after every chunk: called again after a cancel or a crash with the same
     text, model and settings, it goes on there. Raises `Cancelled`, `LlamaFailed`, and BadArgument for bad texts and
-    for an output that `check_output` refuses.
+    for an output that `check_output` refuses. `child` is one without a model that is there already; it is used up.
     """
     settings = settings or CalibrationSettings()
     _check(settings)
@@ -99,7 +100,7 @@ def calibrate(
     read_corpus(corpus)  # its faults are told before a model is loaded
     began = time.monotonic()
     load = LoadSettings(threads=settings.threads, gpu_layers=settings.gpu_layers)
-    child, _ = start(model, load, log_folder, None, cancelled, patience, with_context=False)
+    child, _ = start(model, load, log_folder, None, cancelled, patience, "calibrate", child)
     run = _Run(began, on_progress)
     try:
         with Watch(cancelled, child):

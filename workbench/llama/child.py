@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .engine import Engine, Life
     from .services import Service
 
+_CROWDED = 25.0
+_FEW_SPINS = 1000  # as OpenMP's own where it knows of more threads than cores
+
 
 class Channel:
     """The pipes to the parent. File descriptor 1 goes to the log: nothing else can write between our lines."""
@@ -93,9 +96,8 @@ def main(next_service: str = "") -> None:
     """
     os.environ["GGML_NO_BACKTRACE"] = "1"
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # BLAS threads and llama.cpp's spin against each other
-    if _machine_is_busy():
-        # Threads that spin while they wait for one that lost its core rob it of the next: sixty times slower was seen.
-        os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    if (spins := _spins()) is not None:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(spins))
         os.environ.setdefault("KMP_BLOCKTIME", "0")
     _be_the_first_to_go()
     channel = Channel()
@@ -117,15 +119,34 @@ def main(next_service: str = "") -> None:
         _serve(channel, engine, service, channel.requests.get())
 
 
-def _machine_is_busy() -> bool:
-    """True if our threads would not have a core each, going by what runs now and what ran in the last minute."""
+def _spins() -> int | None:
+    """How often a thread looks whether the others are done before it sleeps; None leaves that to OpenMP.
+
+    Threads that spin while they wait for one that lost its core rob it of the next: sixty times slower was seen. Where
+    all have a core each, sleeping at once takes nine tenths of a small model's speed.
+    """
+    cores = os.cpu_count() or 1
     try:
-        running = os.getloadavg()[0]
-        with open("/proc/loadavg", encoding="ascii") as file:  # noqa: PTH123
-            running = max(running, int(file.read().split()[3].split("/")[0]) - 1)
-    except (OSError, AttributeError, ValueError, IndexError):
-        return False
-    return running + default_threads() > (os.cpu_count() or 1)
+        wanted = _running() + default_threads()
+        crowded = wanted > cores or _waited() > _CROWDED
+    except (OSError, ValueError, IndexError):
+        return None
+    return None if not crowded else 0 if wanted > 2 * cores else _FEW_SPINS
+
+
+def _running() -> int:
+    """Threads that run or want to at this moment, ours not counted (proc_loadavg(5))."""
+    with open("/proc/loadavg", encoding="ascii") as file:  # noqa: PTH123
+        return int(file.read().split()[3].split("/")[0]) - 1
+
+
+def _waited() -> float:
+    """Share of the last ten seconds, in percent, in which something waited for a core (Linux's PSI); 0 if not told."""
+    try:
+        with open("/proc/pressure/cpu", encoding="ascii") as file:  # noqa: PTH123
+            return float(file.read().split()[1].removeprefix("avg10="))
+    except OSError:
+        return 0.0
 
 
 def _be_the_first_to_go() -> None:

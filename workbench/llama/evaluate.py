@@ -80,10 +80,7 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured. `scored` tokens of `tokens`; speeds in tokens a second; `peak_memory` in bytes, resident.
-
-    In lock step with a reference, peak memory counts both models. `resumed` chunks came from an earlier run.
-    """
+    """What was measured, on `scored` tokens of `tokens`. `resumed` chunks came from an earlier run."""
 
     perplexity: Estimate
     divergence: Divergence | None
@@ -93,10 +90,6 @@ class Evaluation:
     parse_special: bool
     resumed: int
     seconds: float
-    load_seconds: float
-    prompt_tokens_per_second: float
-    tokens_per_second: float
-    peak_memory: int
 
 
 @dataclass(frozen=True)
@@ -125,12 +118,14 @@ def evaluate(
     on_progress: Callable[[EvaluationProgress], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
     patience: Patience | None = None,
+    child: Child | None = None,
 ) -> Evaluation:
     """Measure `model` on `corpus` (see `read_corpus`), against `reference` if there is one; blocks.
 
     `keep_reference` writes the reference's logits into `cache` once, for this and all later models (two bytes per word
     of the vocabulary and scored token: `reference_bytes`); without it both models compute in lock step, and no file is
     made. Called again after a cancel or a crash, it goes on after the last whole chunk.
+    `child` is one in which `model` is loaded; it is used up.
     Raises `Cancelled`, `LlamaFailed`, and BadArgument for texts, settings, or a reference with another vocabulary.
     """
     settings = settings or EvaluationSettings()
@@ -141,15 +136,18 @@ def evaluate(
     cache.mkdir(parents=True, exist_ok=True)
     run = _Run(corpus, cache, log_folder, settings, on_progress, cancelled, patience)
     if reference is None:
-        return run.measure(model, "model", {})
+        return run.measure(model, "model", {}, child=child)
     if not keep_reference:
-        return run.measure(model, "model", {"reference": str(reference.absolute())}, str(_stamp(reference)))
+        return run.measure(model, "model", {"reference": str(reference.absolute())}, str(_stamp(reference)), child)
     logits = reference_logits(cache, reference, corpus, settings)
     if not is_whole(logits):  # there is none, or it was cut
+        if child is not None:
+            child.close()  # memory that is enough for each model need not be enough for both
+            child = None
         partial = logits.with_suffix(".partial")
         run.measure(reference, "reference", {"write_to": str(partial.absolute())})
         partial.replace(logits)
-    return run.measure(model, "model", {"read_from": str(logits.absolute())})
+    return run.measure(model, "model", {"read_from": str(logits.absolute())}, child=child)
 
 
 def check_vocabularies(model: Path, reference: Path) -> None:
@@ -262,18 +260,24 @@ class _Run:
         self.cancelled = cancelled
         self.patience = patience
 
-    def measure(self, model: Path, what: str, source: dict[str, str], more: str = "") -> Evaluation:
-        """Score one model in a child of its own. `more` tells apart runs whose arguments look the same."""
+    def measure(
+        self, model: Path, what: str, source: dict[str, str], more: str = "", child: Child | None = None
+    ) -> Evaluation:
+        """Score one model in a child of its own, or in `child`, which has it already.
+
+        `more` tells apart runs whose arguments look the same.
+        """
         began = time.monotonic()
         s = self.settings
-        load = LoadSettings(threads=s.threads, gpu_layers=s.gpu_layers)
-        child, facts = start(model, load, self.log_folder, None, self.cancelled, self.patience, with_context=False)
+        if child is None:
+            load = LoadSettings(threads=s.threads, gpu_layers=s.gpu_layers)
+            child, _ = start(model, load, self.log_folder, None, self.cancelled, self.patience, "evaluate")
         stamp = f"{_stamp(model)} {more}"
         name = hashlib.sha256(repr((stamp, sha256(self.corpus), s, source)).encode()).hexdigest()[:32]
         scores = self.cache / f"{name}.scores"
         arguments = {"scores": str(scores.absolute()), "model": stamp, **source}
         try:
-            begun, done = self._request(child, model, what, arguments, began)
+            begun = self._request(child, model, what, arguments, began)
         finally:
             child.close()
         table = _read_scores(scores, s.context)
@@ -288,15 +292,10 @@ class _Run:
             parse_special=begun["parse_special"],
             resumed=begun["done"],
             seconds=time.monotonic() - began,
-            load_seconds=facts["load_seconds"],
-            prompt_tokens_per_second=done["prompt_tokens_per_second"],
-            tokens_per_second=done["tokens_per_second"],
-            peak_memory=done["peak_memory"],
         )
 
-    def _request(
-        self, child: Child, model: Path, what: str, arguments: dict[str, Any], began: float
-    ) -> tuple[Line, Line]:
+    def _request(self, child: Child, model: Path, what: str, arguments: dict[str, Any], began: float) -> Line:
+        """The event `begun`, once all is done."""
         s = self.settings
         begun: Line = {}
         line: Line = {}
@@ -317,7 +316,7 @@ class _Run:
                     self._tell(what, begun, int(line["done"]), began, started)
         if line.get("cancelled"):
             raise Cancelled("Evaluation was stopped; called again, it goes on after the last whole chunk.")
-        return begun, line
+        return begun
 
     def _tell(self, what: str, begun: Line, done: int, began: float, started: float) -> None:
         if self.on_progress is None:

@@ -41,8 +41,7 @@ class Child:
     what will be asked of it once its model is loaded; it is imported meanwhile.
     """
 
-    def __init__(self, log_folder: Path, subject: str, patience: Patience | None = None, service: str = "") -> None:
-        self.subject = subject
+    def __init__(self, log_folder: Path, patience: Patience | None = None, service: str = "") -> None:
         self.patience = patience or Patience()
         self.log = _new_log(log_folder)
         self._ids = itertools.count(1)
@@ -235,13 +234,13 @@ class Child:
             self._stdin.close()
 
 
-def ready_child(log_folder: Path, subject: str, service: str = "") -> Child:
+def ready_child(log_folder: Path, service: str = "") -> Child:
     """A child that has come up, for a model to come; blocks. Who does not use it closes it. Arguments as `Child`'s.
 
     Raises:
         LlamaFailed: it did not start.
     """
-    child = Child(log_folder, subject, service=service)
+    child = Child(log_folder, service=service)
     child.wait_until_ready()
     return child
 

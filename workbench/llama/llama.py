@@ -42,12 +42,13 @@ class Llama:
         on_progress: Callable[[float], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
         patience: Patience | None = None,
+        child: Child | None = None,
     ) -> Llama:
-        """Start a child and load the model at `path` in it; blocks.
+        """Load the model at `path` in a child of its own, or in `child`, which has none yet; blocks.
 
         `on_progress` hears fractions from 0 to 1; `cancelled` is asked 20 times a second; True ends in `LoadCancelled`.
         """
-        child, facts = start(path, settings, log_folder, on_progress, cancelled, patience, with_context=True)
+        child, facts = start(path, settings, log_folder, on_progress, cancelled, patience, "chat", child)
         return cls(path, child, model_info(facts))
 
     def __enter__(self) -> Llama:
@@ -130,22 +131,23 @@ def start(
     on_progress: Callable[[float], None] | None,
     cancelled: Callable[[], bool] | None,
     patience: Patience | None,
-    with_context: bool,
+    service: str,
     child: Child | None = None,
 ) -> tuple[Child, Line]:
     """A child with the model loaded, and the facts it reports; `child` is one without a model that is there already.
 
+    `service` is what it will be asked for; a context is made for chats alone, the others make their own.
     The child is gone again if anything is raised.
     """
     check(path, settings)
     what = f"{printable(path.name)} could not be loaded"
-    child = child or Child(log_folder, path.name, patience)
+    child = child or Child(log_folder, patience, service)
     watch = Watch(cancelled, child)
     try:
         done: Line = {}
         with watch:
             request = child.request(
-                what, "load", path=str(path.absolute()), settings=asdict(settings), with_context=with_context
+                what, "load", path=str(path.absolute()), settings=asdict(settings), with_context=service == "chat"
             )
             for line in request:
                 if line["event"] == "progress" and on_progress is not None:

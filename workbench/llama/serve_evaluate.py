@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,14 +18,12 @@ from ..text import size
 from .binding import lib
 from .contract import LoadSettings
 from .engine import Engine, Refused
-from .peak_memory import peak_memory
 from .reference_file import ReferenceFile, reference_bytes
 from .scoring import FIELDS, Packed, Scores, pack, score
 from .text_input import chunked_tokens
 from .windows import compute_windows, open_for_windows
 from .wire import Reply
 
-_GENERATED = 16
 _SPARE_DISK = 64 << 20
 
 
@@ -47,7 +44,7 @@ def evaluate(
 
     Compares with the model `reference` in lock step, or with the file `read_from`; `write_to` makes such a file of this
     model. Events: `begun` (chunks, done, tokens, parse_special, bytes), `chunk` (done, and its means). The scores of
-    every chunk are appended to the file `scores`, which the caller reads; a later call goes on there. Ends with speeds.
+    every chunk are appended to the file `scores`, which the caller reads; a later call goes on there.
     """
     together = open_for_windows(engine, context) if engine.has_vocab else 0
     if not together or not _writes_text(engine):
@@ -60,24 +57,15 @@ def evaluate(
         target = _Target(stack, write_to, engine, context, tokens, n_bytes, record)
         source = _source(stack, engine, reference, read_from, context, tokens)
         reply("begun", chunks=n_chunks, done=record.chunks, tokens=len(tokens), parse_special=parsed, bytes=n_bytes)
-        seconds = 0.0
-        begun = record.chunks
-        for first in range(begun, n_chunks, together):
+        for first in range(record.chunks, n_chunks, together):
             numbers = range(first, min(first + together, n_chunks))
             windows = [tokens[number * context : (number + 1) * context] for number in numbers]
-            parts, took = _score_windows(engine, first, windows, source, target)
-            seconds += took
+            parts = _score_windows(engine, first, windows, source, target)
             for number, part in zip(numbers, parts, strict=True):
                 target.end_chunk(number)
                 record.append(part)
                 reply("chunk", done=number + 1, nll=float(part[0].mean()), kl=float(part[2].mean()))
-    rate = (n_chunks - begun) * context / seconds if seconds > 0 else 0.0
-    return {
-        "prompt_tokens_per_second": rate,
-        "tokens_per_second": _generation_speed(engine, tokens[: min(context // 2, 64)]),
-        "peak_memory": peak_memory(),
-        "n_vocab": engine.n_vocab,
-    }
+    return {}
 
 
 def _writes_text(engine: Engine) -> bool:
@@ -86,10 +74,9 @@ def _writes_text(engine: Engine) -> bool:
 
 def _score_windows(
     engine: Engine, number: int, windows: Sequence[list[int]], source: _Source, target: _Target
-) -> tuple[list[npt.NDArray[np.float64]], float]:
-    """Scores float64 (len(FIELDS), n) of each window, the first of them the chunk `number`, and llama.cpp's seconds."""
+) -> list[npt.NDArray[np.float64]]:
+    """Scores float64 (len(FIELDS), n) of each window, the first of them the chunk `number`."""
     parts: list[list[Scores]] = [[] for _ in windows]
-    took = 0.0
     source.begin(windows)
     for piece in logits_of_second_half(engine, windows):
         first, window = piece.first, windows[piece.window]
@@ -102,8 +89,7 @@ def _score_windows(
             )
         target.add(number + piece.window, piece.logits)
         parts[piece.window].append(part)
-        took += piece.seconds
-    return [np.concatenate([part.table() for part in of_window], axis=1) for of_window in parts], took
+    return [np.concatenate([part.table() for part in of_window], axis=1) for of_window in parts]
 
 
 @dataclass(frozen=True)
@@ -113,22 +99,18 @@ class _Piece:
     window: int
     first: int
     logits: npt.NDArray[np.float32]
-    seconds: float
 
 
 def logits_of_second_half(engine: Engine, windows: Sequence[list[int]]) -> Iterator[_Piece]:
     """Logits of positions len/2 .. len-2 of every window. The last token is computed too, as by the tool."""
     half, last = len(windows[0]) // 2, len(windows[0]) - 1
-    started = time.perf_counter()
     for begin, end in compute_windows(engine, windows, half):
         first = max(begin, half)
         if first >= min(end, last):
             continue
         logits = engine.all_logits(len(windows) * (end - first)).reshape(len(windows), end - first, -1)
-        seconds = time.perf_counter() - started
         for window, rows in enumerate(logits):
-            yield _Piece(window, first, rows[: min(end, last) - first], seconds / len(windows))
-        started = time.perf_counter()
+            yield _Piece(window, first, rows[: min(end, last) - first])
 
 
 class _Source:
@@ -270,13 +252,3 @@ def _identity(tokens: list[int], *what: object) -> str:
     digest = hashlib.sha256(np.asarray(tokens, np.int32).tobytes())
     digest.update(repr(what).encode())
     return digest.hexdigest()
-
-
-def _generation_speed(engine: Engine, prompt: list[int]) -> float:
-    """Tokens a second, one by one, after a short prompt."""
-    engine.forget()
-    engine.feed(engine.with_bos(prompt))
-    started = time.perf_counter()
-    for _ in range(_GENERATED):
-        engine.append(int(np.argmax(engine.logits())))
-    return _GENERATED / (time.perf_counter() - started)

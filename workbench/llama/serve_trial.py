@@ -42,6 +42,7 @@ def trial(engine: Engine, reply: Reply, context: int) -> dict[str, Any]:
         engine.append(tokens[i % length])
         engine.logits()
         seconds.append(time.perf_counter() - started)
+    gc.enable()
     return {
         "prompt_tokens_per_second": length / prompt_seconds,
         "tokens_per_second": 1 / statistics.median(seconds),

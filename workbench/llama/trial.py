@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..text import printable
 from .contract import LoadSettings
-from .host import Patience
+from .host import Child, Patience
 from .llama import Watch, start
 from .troubles import Cancelled
 from .wire import Line
@@ -37,30 +36,31 @@ def try_out(
     on_progress: Callable[[float], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
     patience: Patience | None = None,
+    child: Child | None = None,
 ) -> Trial:
-    """Measure `model` in a child of its own; blocks. `on_progress` hears the share of the prompt that was read.
+    """Measure `model` in a child of its own, or in `child`, which has no model yet and keeps this one; blocks.
 
+    `on_progress` hears the share of the prompt that was read.
     Raises `Cancelled`, `LlamaFailed`.
     """
-    began = time.monotonic()
-    child, facts = start(model, settings, log_folder, None, cancelled, patience, with_context=False)
-    loaded = time.monotonic() - began
+    running, facts = start(model, settings, log_folder, None, cancelled, patience, "trial", child)
     line: Line = {}
     try:
-        with Watch(cancelled, child):
-            for line in child.request(
+        with Watch(cancelled, running):
+            for line in running.request(
                 f"{printable(model.name)} could not be tried out", "trial", context=settings.context
             ):
                 if line["event"] == "prompt" and on_progress is not None:
                     on_progress(line["done"] / line["total"])
     finally:
-        child.close()
+        if running is not child:
+            running.close()
     if line.get("cancelled"):
         raise Cancelled(f"Measuring {printable(model.name)} was stopped.")
     return Trial(
         context=settings.context,
         threads=int(facts["threads"]),
-        load_seconds=loaded,
+        load_seconds=facts["load_seconds"],
         prompt_tokens_per_second=line["prompt_tokens_per_second"],
         tokens_per_second=line["tokens_per_second"],
         peak_memory=line["peak_memory"],

@@ -30,7 +30,7 @@ def verify(
     settings = LoadSettings(gpu_layers=0, threads=threads, repack=False)
     try:
         ready = child if child and child.alive else None
-        child, _ = start(path, settings, log_folder, None, None, patience, with_context=False, child=ready)
+        child, _ = start(path, settings, log_folder, None, None, patience, "verify", ready)
         try:
             pairs = None if expected is None else [[name, kind] for name, kind in expected]
             what = f"{printable(path.name)} does not work"
