@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
 from .. import __version__
-from ..workbench.errors import QuantdeckError
+from ..workbench.errors import NotEnoughMemory, QuantdeckError
 
 if TYPE_CHECKING:
     from ..workbench.llama import Child
@@ -40,14 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader went away; point stdout elsewhere so that the interpreter's own flush at exit stays silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except MemoryError:
-        return _fail("there is not enough memory for this; close other programs or use a smaller model", 5, as_json)
-    except OSError as error:
-        return _fail(_os_sentence(error), 1, as_json)
     except Exception as error:
-        from .fault import keep
+        from .fault import sentence
 
-        return _fail(keep(error), 1, as_json)
+        return _fail(sentence(error), NotEnoughMemory.exit_code if isinstance(error, MemoryError) else 1, as_json)
 
 
 @contextmanager
@@ -74,11 +70,6 @@ def _fail(sentence: str, exit_code: int, as_json: bool) -> int:
     terminal.warn(sentence)
     terminal.document({"error": sentence, "exit_code": exit_code})
     return exit_code
-
-
-def _os_sentence(error: OSError) -> str:
-    reason = (error.strerror or str(error)).lower()
-    return f"{error.filename} cannot be used: {reason}." if error.filename else f"The system refused: {reason}."
 
 
 def build_parser() -> argparse.ArgumentParser:

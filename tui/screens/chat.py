@@ -20,7 +20,7 @@ from ...workbench.errors import QuantdeckError
 from ...workbench.llama import ChatDone, ChatEvent, Llama, Message, SmokeResult, TextPiece, smoke_test, verdict
 from ...workbench.session import Session, model_path
 from ...workbench.text import duration, printable
-from ..fault import keep
+from ..fault import sentence
 from .ask import AskText
 from .room import Room
 from .settings import SettingsScreen
@@ -107,10 +107,8 @@ The smoke test asks ten fixed questions and judges the answers for emptiness, lo
                 before.close()
             try:
                 llama = self.session.load(path, on_progress=self._progress, cancelled=stop.is_set)
-            except (QuantdeckError, OSError) as error:
-                self.app.call_from_thread(self._failed, str(error))
             except Exception as error:
-                self.app.call_from_thread(self._failed, keep(error))
+                self.app.call_from_thread(self._failed, sentence(error))
             else:
                 self.app.call_from_thread(self._loaded, llama)
 
@@ -176,8 +174,8 @@ The smoke test asks ten fixed questions and judges the answers for emptiness, lo
                     self._pieces.append(event.text)
                 elif isinstance(event, ChatDone):
                     self.app.call_from_thread(self._answered, llama, whole, event)
-        except (QuantdeckError, OSError) as error:
-            self.app.call_from_thread(self._broke, llama, str(error))
+        except Exception as error:
+            self._give_up(llama, error)
 
     async def _show_answer(self) -> None:
         """Redraw the growing answer a few times a second while it comes."""
@@ -210,8 +208,13 @@ The smoke test asks ten fixed questions and judges the answers for emptiness, lo
         ending = ENDINGS.get(done.reason, done.reason)
         self._figures = f"{ending} · {figures}" if ending else figures
 
+    def _give_up(self, llama: Llama, error: Exception) -> None:
+        """In a thread: a model that failed is taken out of memory, also where its process lives."""
+        llama.close()
+        self.app.call_from_thread(self._broke, llama, sentence(error))
+
     def _broke(self, llama: Llama, why: str) -> None:
-        """llama.cpp is gone; the workbench stands and says why, unless another model has taken the place."""
+        """The model is gone; the workbench stands and says why, unless another model has taken the place."""
         if llama is self._llama:
             self._failed(why)
 
@@ -297,8 +300,8 @@ The smoke test asks ten fixed questions and judges the answers for emptiness, lo
                 for result in smoke_test(llama):
                     results.append(result)
                     self.app.call_from_thread(self._show_smoke, llama, result)
-            except (QuantdeckError, OSError) as error:
-                self.app.call_from_thread(self._broke, llama, str(error))
+            except Exception as error:
+                self._give_up(llama, error)
             else:
                 self.app.call_from_thread(self._smoked, llama, results)
 

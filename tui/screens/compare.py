@@ -260,7 +260,7 @@ the one model that is marked.
                 self.app.call_from_thread(self._one_measured)
             return True
 
-        self.in_background(work, self._measured)
+        self.in_background(work, self._measured, failed=self._not_measured)
 
     def _measure_one(self, entry: Entry, head: str, following: _Next, stop: threading.Event) -> None:
         path = Path(entry.path)
@@ -299,11 +299,10 @@ the one model that is marked.
         self._say_file()
         self._read()
 
-    def failed(self, why: str) -> None:
+    def _not_measured(self, why: str) -> None:
         """A model that cannot be measured; the others stand."""
-        if self._busy:
-            self._end()
-        super().failed(why)
+        self._end()
+        self.failed(why)
 
     # -- keys --------------------------------------------------------------------------------------------------------
 

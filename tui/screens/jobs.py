@@ -93,7 +93,7 @@ The table lists the tensors with type, size before and after, and the relative e
             return
         self._looking = True
         chosen = self._wanted or self.query_one("#list", Grid).current_key
-        self.in_background(lambda: self._read(chosen), self._show)
+        self.in_background(lambda: self._read(chosen), self._show, failed=self._not_read)
 
     def _read(self, chosen: str | None) -> Look:
         """In a thread: the list, and what is new of the chosen job."""
@@ -105,10 +105,10 @@ The table lists the tensors with type, size before and after, and the relative e
             self._watch = self.session.jobs.watch(chosen)
         return listed, self._watch.look()
 
-    def failed(self, why: str) -> None:
-        """A look or a wish that failed; keep looking."""
+    def _not_read(self, why: str) -> None:
+        """A look that failed; keep looking."""
         self._looking = False
-        super().failed(why)
+        self.failed(why)
 
     def _show(self, look: Look) -> None:
         self._looking = False

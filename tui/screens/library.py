@@ -111,7 +111,8 @@ incomplete the line below says what is missing; it can only be deleted.
         if item and item.problem:
             lines.append(f"incomplete: {item.problem}")
         if entry:
-            lines += [f"from {entry.source}", f"sha256 {'of all ' if entry.files else ''}{entry.sha256}"]
+            lines += [f"from {entry.source}"] if entry.source else []
+            lines += [f"sha256 {'of all ' if entry.files else ''}{entry.sha256}"]
         elif item and item.hashes:
             lines.append(f"sha256 {item.hashes[0]}")
         self.query_one("#where", Static).update(printable("\n".join(lines)))
@@ -140,7 +141,7 @@ incomplete the line below says what is missing; it can only be deleted.
 
     def action_wizard(self) -> None:
         """Quantize the source of this model in another way, or the model itself if it has 16 bits."""
-        if entry := self._entry():
+        if (entry := self._entry()) and entry.source:
             self.post_message(OpenWizard(Path(entry.source)))
         elif item := self._whole():
             self.post_message(OpenWizard(item.path))

@@ -12,10 +12,9 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import DataTable, Input, OptionList, TextArea
 
-from ...workbench.errors import QuantdeckError
 from ...workbench.session import Session
 from ...workbench.text import printable
-from ..fault import keep
+from ..fault import sentence
 from ..widgets.keys import Keys
 from ..widgets.title import TitleLine
 
@@ -72,8 +71,14 @@ class Room(Screen[None]):
         """Something in the background did not work; the room stands."""
         self.tell(why, "error", 12)
 
-    def in_background(self, work: Callable[[], Any], then: Callable[[Any], None], awaited: bool = True) -> None:
-        """Run `work` in a thread, then `then(result)` on the screen; a failure becomes a notice.
+    def in_background(
+        self,
+        work: Callable[[], Any],
+        then: Callable[[Any], None],
+        awaited: bool = True,
+        failed: Callable[[str], None] | None = None,
+    ) -> None:
+        """Run `work` in a thread, then `then(result)` on the screen, or `failed(why)`, which is a notice if not given.
 
         Work that is not `awaited` ends with the program: a server that hangs must not keep it from ending.
         """
@@ -81,10 +86,8 @@ class Room(Screen[None]):
         def job() -> None:
             try:
                 result = work()
-            except (QuantdeckError, OSError) as error:
-                self.app.call_from_thread(self.failed, str(error))
             except Exception as error:
-                self.app.call_from_thread(self.failed, keep(error))
+                self.app.call_from_thread(failed or self.failed, sentence(error))
             else:
                 self.app.call_from_thread(then, result)
 

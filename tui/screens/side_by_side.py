@@ -15,11 +15,10 @@ from textual.content import Content
 from textual.widgets import Footer, Input, Static
 
 from ...workbench.difference import agreement, common_length
-from ...workbench.errors import QuantdeckError
 from ...workbench.llama import Cancelled, ChatDone, Llama, Sampling
 from ...workbench.session import Session
 from ...workbench.text import printable
-from ..fault import keep
+from ..fault import sentence
 from .sheet import Sheet
 
 REDRAW_SECONDS = 0.2
@@ -88,11 +87,8 @@ class SideBySide(Sheet[None]):
                 llama = self._session.load(side.path, cancelled=self._stop.is_set)
             except Cancelled:
                 return
-            except (QuantdeckError, OSError) as error:
-                side.state, side.busy = str(error), False
-                continue
             except Exception as error:
-                side.state, side.busy = keep(error), False
+                side.state, side.busy = sentence(error), False
                 continue
             side.llama = llama
             side.state, side.busy = llama.info.why_not or "ready", False
@@ -107,8 +103,9 @@ class SideBySide(Sheet[None]):
                 else:
                     side.text += event.text
             side.tokens = llama.tokenize(side.text)
-        except (QuantdeckError, OSError) as error:
-            side.state, side.llama = str(error), None
+        except Exception as error:
+            llama.close()
+            side.state, side.llama = sentence(error), None
         finally:
             side.busy = False
 

@@ -103,7 +103,11 @@ its file) are looked for meanwhile: r goes to the best one.
         """As `in_background`; what comes too late, because the user went on or back meanwhile, is dropped."""
         self._turn += 1
         turn = self._turn
-        self.in_background(work, lambda result: then(result) if turn == self._turn else None, awaited)
+
+        def in_time(act: Callable[[Any], None]) -> Callable[[Any], None]:
+            return lambda what: act(what) if turn == self._turn else None
+
+        self.in_background(work, in_time(then), awaited, in_time(self.failed))
 
     def _show(self, step: str) -> None:
         self._turn += 1
@@ -366,7 +370,7 @@ its file) are looked for meanwhile: r goes to the best one.
 
             return made, coverage(ImatrixFile(made), read_model(model))
 
-        self.in_background(work, self._calibrated)
+        self.in_background(work, self._calibrated, failed=self._not_calibrated)
 
     def _calibrated(self, made: tuple[Path, Coverage] | None) -> None:
         self.query_one(ImatrixPane).working = False
@@ -381,15 +385,13 @@ its file) are looked for meanwhile: r goes to the best one.
         self.tell("Calibration was stopped; chosen again, it goes on where it was.")
         self._offer_imatrix()
 
-    def failed(self, why: str) -> None:
-        """A calibration or a plan that failed: back to the choices."""
-        self._starting = False
-        self.query_one(PlanPane).checking("")
+    def _not_calibrated(self, why: str) -> None:
+        """Back to the choices."""
         pane = self.query_one(ImatrixPane)
-        if pane.working:
-            pane.working = False
+        pane.working = False
+        if self.step == "imatrix":
             self.set_focus(pane.reader)
-        super().failed(why)
+        self.failed(why)
 
     def on_unmount(self) -> None:
         """A calibration ends with the workbench; its finished chunks are kept."""
@@ -423,15 +425,22 @@ its file) are looked for meanwhile: r goes to the best one.
             jobs.start(self.session.jobs, job_id)
             return job_id
 
-        def begun(job_id: str | None) -> None:
+        def rest() -> None:
             self._starting = False
             pane.checking("")
+
+        def not_begun(why: str) -> None:
+            rest()
+            self.failed(why)
+
+        def begun(job_id: str | None) -> None:
+            rest()
             if job_id:
                 self._proposal = None
                 self._show("result")
                 self.post_message(OpenJob(job_id))
 
-        self.in_background(begin, begun)
+        self.in_background(begin, begun, failed=not_begun)
 
     # -- keys --------------------------------------------------------------------------------------------------------
 

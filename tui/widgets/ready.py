@@ -12,7 +12,7 @@ from textual.widgets import Static
 from ...workbench.errors import QuantdeckError
 from ...workbench.session import Session
 from ...workbench.text import printable
-from ..fault import keep
+from ..fault import sentence
 from ..hub_words import ready_cells, ready_words
 from .grid import Row
 
@@ -56,10 +56,8 @@ class ReadyMadeLine(Static):
                 if origin := self._session.origin(walk.estimator.model, repository):
                     tell(None, f"Looking on the Hub for ready-made quants of {origin.repository} …")
                     tell(self._session.look_for_ready_made(origin, stop.is_set), "")
-            except QuantdeckError as error:
-                tell(None, f"Ready-made quants are not listed: {error}")
             except Exception as error:
-                tell(None, keep(error))
+                tell(None, f"Ready-made quants are not listed: {sentence(error)}")
 
         threading.Thread(target=work, daemon=True).start()
 
