@@ -1,21 +1,24 @@
 """The one table of tensor types, and the two verbs on it.
 
-Modules with the arithmetic of a family are imported on first use, so that looking a type up costs nothing.
+Modules with the arithmetic of a family are imported on first use, and numpy with them, so that looking a type up costs
+nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
+Floats: TypeAlias = "npt.NDArray[np.float32]"
+Bytes: TypeAlias = "npt.NDArray[np.uint8]"
 
 
 class KernelError(ValueError):
@@ -125,7 +128,7 @@ def quantize(rows: Floats, name: str, imatrix: Floats | None = None) -> Bytes:
         KernelError: a wrong shape, dtype or name, NotFinite for NaN or infinity, MissingImatrix where one is needed.
     """
     kind = codec(name)
-    if rows.dtype != np.float32 or rows.ndim != 2 or not rows.flags.c_contiguous:
+    if rows.dtype != "float32" or rows.ndim != 2 or not rows.flags.c_contiguous:
         raise KernelError(f"rows must be float32 (n, k) in C order, not {rows.dtype} {rows.shape}")
     TYPES[name].row_bytes(rows.shape[1])
     if not _finite(rows):
@@ -133,7 +136,7 @@ def quantize(rows: Floats, name: str, imatrix: Floats | None = None) -> Bytes:
     if imatrix is None:
         if TYPES[name].needs_imatrix:
             raise MissingImatrix(f"{name} cannot be quantized without an importance matrix")
-    elif imatrix.dtype != np.float32 or imatrix.shape != (rows.shape[1],):
+    elif imatrix.dtype != "float32" or imatrix.shape != (rows.shape[1],):
         raise KernelError(f"the imatrix must be float32 ({rows.shape[1]},), not {imatrix.dtype} {imatrix.shape}")
     elif not _finite(imatrix):
         raise NotFinite("the importance matrix holds NaN or infinity")
@@ -145,11 +148,11 @@ def quantize(rows: Floats, name: str, imatrix: Floats | None = None) -> Bytes:
 def dequantize(packed: Bytes, name: str, k: int) -> Floats:
     """Unpack uint8 (n, TYPES[name].row_bytes(k)) into float32 (n, k); KernelError for other shapes."""
     kind = codec(name)
-    if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != TYPES[name].row_bytes(k):
+    if packed.dtype != "uint8" or packed.ndim != 2 or packed.shape[1] != TYPES[name].row_bytes(k):
         raise KernelError(f"packed must be uint8 (n, {TYPES[name].row_bytes(k)}), not {packed.dtype} {packed.shape}")
     return kind.dequantize(packed, k)
 
 
 def _finite(values: Floats) -> bool:
     """True if no value is NaN or infinite: either one makes the largest or the smallest not finite."""
-    return values.size == 0 or bool(np.isfinite(values.max()) and np.isfinite(values.min()))
+    return values.size == 0 or (math.isfinite(values.max()) and math.isfinite(values.min()))

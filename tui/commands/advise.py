@@ -14,7 +14,6 @@ from ...workbench.session import Session, find_model, hub_reference, open_sessio
 from ..describe import LEVEL_COLUMNS, LEVEL_COLUMNS_RIGHT, headline, level_cells
 from ..hub_words import ready_words
 from ..terminal import Terminal
-from .hub import offer_document
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,6 +57,8 @@ def _ready_made(session: Session, model: Model, repository: str, advice: Advice,
         note = "Ready-made quants are not looked for: nothing in the model names its repository on the Hub."
         terminal.heading(note)
         return {"of": None, "parent": False, "note": note, "files": []}
+    from .hub import offer_document
+
     terminal.progress("Looking on the Hub for ready-made quants …")
     found = session.look_for_ready_made(origin)
     picks = session.ready_made(found, model, advice.machine, advice.setup, advice)

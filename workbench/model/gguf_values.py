@@ -6,8 +6,6 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from .gguf_format import ARRAY, KINDS, SCALARS, STRING
 from .model import Value
 
@@ -21,7 +19,7 @@ def decode(kind: int, raw: bytes) -> Any:
     element, count = struct.unpack_from("<IQ", raw)
     if element == STRING:
         return _strings(raw, count)
-    return np.frombuffer(raw, np.dtype(SCALARS[element]), count, offset=12).tolist()
+    return list(struct.unpack_from(f"<{count}{SCALARS[element][1:]}", raw, 12))
 
 
 def _strings(raw: bytes, count: int) -> list[str]:

@@ -8,8 +8,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from .gguf import read_gguf_model
-from .gguf_source import GgufSource
 from .model import Model, Source
+
+
+def _gguf_source(model: Model) -> Source:
+    from .gguf_source import GgufSource
+
+    return GgufSource(model)
 
 
 def _checkpoint_source(model: Model) -> Source:
@@ -19,7 +24,7 @@ def _checkpoint_source(model: Model) -> Source:
 
 
 _SOURCES: Mapping[str, Callable[[Model], Source]] = MappingProxyType(
-    {"gguf": GgufSource, "safetensors": _checkpoint_source}
+    {"gguf": _gguf_source, "safetensors": _checkpoint_source}
 )
 
 
