@@ -26,10 +26,10 @@ from quantdeck.workbench.llama.evaluate import (
     ask_questions,
     evaluate,
     reference_logits,
-    summarize,
 )
 from quantdeck.workbench.llama.reference_file import reference_bytes
 from quantdeck.workbench.llama.scoring import FIELDS, pack, packed_width, score
+from quantdeck.workbench.llama.summary import summarize
 from quantdeck.workbench.sample import SAMPLE
 from support import llama_quantize
 from support.models import make_model

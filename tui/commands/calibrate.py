@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ...workbench.imatrices import home_of
-from ...workbench.imatrix import ImatrixFile, read_imatrix, write_legacy_imatrix
 from ...workbench.llama import Child
 from ...workbench.llama.calibrate import (
     Calibration,
@@ -39,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     read_corpus(corpus)  # its faults are told before a folder is made
     output = user_path(arguments.output) if arguments.output else None
     if output is None:
+        from ...workbench.imatrices import home_of
+
         session.paths.imatrices.mkdir(parents=True, exist_ok=True)
         output = home_of(session.paths.imatrices, model, corpus)
     check_output(output)
@@ -84,6 +85,8 @@ def _calibrate(
 
     def heard(p: CalibrationProgress) -> None:
         nonlocal told
+        if p.done == p.resumed:
+            import_module("...workbench.imatrix", __package__)  # takes its time, and now llama.cpp is busy anyway
         if p.resumed and not told:
             told = True
             terminal.say(f"{model.name}: goes on at chunk {min(p.resumed + 1, p.chunks)} of {p.chunks}.")
@@ -92,6 +95,8 @@ def _calibrate(
         terminal.progress(f"{model.name}: {p.done} of {p.chunks} chunks{resumed}{left}")
 
     done = calibrate(model, corpus, target, logs, settings, heard, child=child)
+    from ...workbench.imatrix import ImatrixFile, read_imatrix, write_legacy_imatrix
+
     reached = coverage(ImatrixFile(target), read_model(model))  # the legacy form does not hold numbers of tokens
     if legacy:
         write_legacy_imatrix(output, read_imatrix(target))

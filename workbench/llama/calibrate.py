@@ -6,17 +6,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import BadArgument, QuantdeckError
-from ..imatrix import ImatrixFile
-from ..model import Model
-from ..recipe.kept import why_kept
 from ..text import printable
 from .contract import LoadSettings
 from .corpus import read_corpus
 from .host import Child, Patience
 from .llama import Watch, start
 from .troubles import Cancelled
+
+if TYPE_CHECKING:
+    from ..imatrix import ImatrixFile
+    from ..model import Model
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ def calibrate(
 
 def coverage(imatrix: ImatrixFile, model: Model, few: int = 16) -> Coverage:
     """Compare an importance matrix with the weights of a model that quantization would want it for."""
+    from ..recipe.kept import why_kept
+
     missing = []
     experts: dict[str, tuple[int, ...]] = {}
     rare: dict[str, tuple[int, ...]] = {}
@@ -199,6 +203,8 @@ def check_output(output: Path) -> None:
         raise BadArgument(f"There is no folder {printable(str(output.parent))} to write {name} into.")
     if not output.exists() or (output.is_file() and not output.stat().st_size):
         return
+    from ..imatrix import ImatrixFile
+
     try:
         ImatrixFile(output)
     except QuantdeckError:

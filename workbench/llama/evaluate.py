@@ -7,15 +7,12 @@ Standard errors are those of llama.cpp: of the mean over scored tokens.
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from ..errors import BadArgument
 from ..files import sha256
@@ -26,12 +23,9 @@ from .contract import ChatDone, LoadSettings, Sampling, TextPiece
 from .corpus import read_corpus
 from .host import Child, Patience
 from .llama import Llama, Watch, start
-from .reference_file import is_whole
-from .scoring import FIELDS
 from .troubles import Cancelled
 from .wire import Line
 
-_IDENTITY_BYTES = 64
 _LONGEST_ANSWER = 160
 _SAME_WORDS = 0.99  # some quantizers rename a few reserved words
 
@@ -139,6 +133,8 @@ def evaluate(
         return run.measure(model, "model", {}, child=child)
     if not keep_reference:
         return run.measure(model, "model", {"reference": str(reference.absolute())}, str(_stamp(reference)), child)
+    from .reference_file import is_whole
+
     logits = reference_logits(cache, reference, corpus, settings)
     if not is_whole(logits):  # there is none, or it was cut
         if child is not None:
@@ -196,49 +192,6 @@ def ask_questions(
     return QuestionScore(exact, contains, asked)
 
 
-def summarize(table: npt.NDArray[np.float64], against_reference: bool) -> tuple[Estimate, Divergence | None]:
-    """Perplexity and divergence of scores float64 (len(FIELDS), n), rows as in `scoring.FIELDS`."""
-    nll, nll_reference, kl, p_difference, same_top = table
-    log_perplexity = _mean(nll)
-    if not against_reference:
-        return _exponential(log_perplexity), None
-    log_reference = _mean(nll_reference)
-    covariance = _covariance(nll, nll_reference)
-    square = _mean(p_difference**2)
-    rms = math.sqrt(square.value)
-    top = float(same_top.mean())
-    variance = log_perplexity.error**2 + log_reference.error**2 - 2 * covariance
-    divergence = Divergence(
-        kl=_mean(kl),
-        kl_median=float(np.median(kl)),
-        kl_99=float(np.percentile(kl, 99)),
-        kl_999=float(np.percentile(kl, 99.9)),
-        kl_max=float(kl.max()),
-        same_top=Estimate(top, math.sqrt(top * (1 - top) / max(1, len(kl) - 1))),
-        rms_p=Estimate(rms, 0.5 / rms * square.error if rms > 0 else 0.0),
-        reference_perplexity=_exponential(log_reference),
-        ln_ratio=Estimate(log_perplexity.value - log_reference.value, math.sqrt(max(0.0, variance))),
-    )
-    return _exponential(log_perplexity), divergence
-
-
-def _mean(values: npt.NDArray[np.float64]) -> Estimate:
-    n = len(values)
-    mean = float(values.mean())
-    variance = float((values**2).mean()) - mean**2
-    return Estimate(mean, math.sqrt(variance / (n - 1)) if variance > 0 and n > 10 else 0.0)
-
-
-def _covariance(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
-    n = len(a)
-    return float((a * b).mean() - a.mean() * b.mean()) / (n - 1) if n >= 10 else 0.0
-
-
-def _exponential(log: Estimate) -> Estimate:
-    value = math.exp(min(log.value, 700.0))
-    return Estimate(value, value * log.error)
-
-
 class _Run:
     """One call of `evaluate`: its inputs, and the children that it starts."""
 
@@ -280,7 +233,9 @@ class _Run:
             begun = self._request(child, model, what, arguments, began)
         finally:
             child.close()
-        table = _read_scores(scores, s.context)
+        from .summary import read_scores, summarize
+
+        table = read_scores(scores, s.context)
         scores.unlink(missing_ok=True)
         perplexity, divergence = summarize(table, "reference" in source or "read_from" in source)
         return Evaluation(
@@ -312,6 +267,7 @@ class _Run:
             for line in request:
                 if line["event"] == "begun":
                     begun, started = line, time.monotonic()
+                    import_module(".summary", __package__)  # takes its time, and now the child is busy anyway
                 if line["event"] in ("begun", "chunk"):
                     self._tell(what, begun, int(line["done"]), began, started)
         if line.get("cancelled"):
@@ -324,12 +280,6 @@ class _Run:
         now = time.monotonic()
         left = (now - started) / max(1, done - begun["done"]) * (begun["chunks"] - done)
         self.on_progress(EvaluationProgress(what, done, begun["chunks"], now - began, left, begun["bytes"]))
-
-
-def _read_scores(path: Path, context: int) -> npt.NDArray[np.float64]:
-    content = np.frombuffer(path.read_bytes()[_IDENTITY_BYTES:], "<f8")
-    n = context - 1 - context // 2
-    return np.concatenate(list(content.reshape(-1, len(FIELDS), n)), axis=1)
 
 
 def _stamp(model: Path) -> str:
