@@ -6,6 +6,7 @@ import struct
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
@@ -37,6 +38,7 @@ from quantdeck.workbench.hub import (
 from quantdeck.workbench.hub.names import local_name
 from quantdeck.workbench.model import read_model
 from quantdeck.workbench.sample import SAMPLE
+from support import hub_server
 from support.checkpoints import build
 from support.hub_files import quantized, sample, shards
 from support.hub_server import COMMIT, GOOD_TOKEN, HubServer
@@ -288,6 +290,36 @@ def test_answers_that_make_no_sense(
         assert hub.search("x") == ()
 
 
+def test_a_hostile_tree_is_refused_or_left(server: HubServer, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_quants(server)
+    pages = 0
+
+    def endless(handler: Any, *_: Any) -> None:
+        nonlocal pages
+        pages += 1
+        handler.json([], {"Link": f'<{server.endpoint}/api/models/{NAME}/tree/{COMMIT}?page={pages}>; rel="next"'})
+
+    monkeypatch.setattr(hub_server._HubHandler, "_tree", endless)
+    assert hub.repository(NAME).files == () and pages == 1
+    deep = b"[" * 200_000 + b"]" * 200_000
+    monkeypatch.setattr(hub_server._HubHandler, "_tree", lambda handler, *_: handler.answer(200, deep))
+    with pytest.raises(HubError, match="does not answer as the Hub does"):
+        hub.repository(NAME)
+    nameless = {"type": "file", "path": "\ud800.gguf", "size": 5000, "oid": "0" * 40}
+    monkeypatch.setattr(hub_server._HubHandler, "_tree", lambda handler, *_: handler.json([nameless]))
+    with pytest.raises(ModelNotFound):
+        read_remote(hub, Reference(NAME))
+
+
+def test_a_part_without_bounds_is_refused(server: HubServer, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_quants(server)
+    where = {"Content-Range": f"bytes 0-9/{'9' * 5000}"}
+    for handler in (hub_server._HubHandler, hub_server._NetworkHandler):
+        monkeypatch.setattr(handler, "send_file", lambda self, *_: self.answer(206, b"0123456789", where))
+    with pytest.raises(HubError, match="does not say which part"):
+        hub.read(Reference(NAME, "Small-4M-Q8_0.gguf"), 0, 10)
+
+
 def test_a_broken_connection_is_tried_again(server: HubServer, hub: Hub) -> None:
     server.add(NAME, {"a.gguf": bytes(range(256)) * 100})
     server.cut(100, 0)
@@ -455,6 +487,15 @@ def test_a_size_that_is_a_lie_is_found_out(server: HubServer, hub: Hub) -> None:
     server.lies_about_size["a.gguf"] = 5000
     with pytest.raises(ValidationFailed):
         read_remote(hub, Reference(NAME))
+
+
+def test_a_checkpoint_larger_than_any_file(server: HubServer, hub: Hub, tmp_path: Path) -> None:
+    folder = build("llama2", tmp_path / "model")
+    server.add("owner/model", {file.name: file.read_bytes() for file in folder.iterdir()})
+    (weights,) = (file.name for file in folder.iterdir() if file.name.endswith(".safetensors"))
+    server.lies_about_size[weights] = 1 << 59
+    with pytest.raises(QuantdeckError, match="owner/model"):
+        read_remote(hub, Reference("owner/model"))
 
 
 def test_what_is_no_model(server: HubServer, hub: Hub) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -255,6 +256,27 @@ def test_hostile_names_write_nothing(desk: Desk, path: str) -> None:
     with pytest.raises(ValidationFailed) as caught:
         plan_download(desk.hub, repository, offers(repository)[0], desk.folder)
     assert str(caught.value).isprintable() and not desk.folder.exists()
+
+
+def test_begun_twice_at_once_it_is_one_download(desk: Desk) -> None:
+    desk.server.bytes_per_second = 1 << 22
+    request = desk.plan()
+    with ThreadPoolExecutor(3) as pool:
+        begun = list(pool.map(desk.downloads.begin, [request] * 3))
+    assert len(set(begun)) == 1 == len(desk.downloads.ids())
+    assert desk.end(begun[0]).status == "done"
+
+
+def test_a_full_disk_at_the_start_is_one_sentence(desk: Desk) -> None:
+    download = desk.begin()
+    desk.end(download)
+    folder = desk.downloads.folder(download)
+    folder.journal.unlink()
+    folder.journal.symlink_to("/dev/full")
+    with pytest.raises(ResumeFailed, match=r"cannot be written: No space left on device; make room"):
+        desk.downloads.resume(download)
+    assert "Traceback" not in folder.log.read_text()
+    folder.journal.unlink()
 
 
 def test_a_damaged_request_is_said_so(desk: Desk) -> None:

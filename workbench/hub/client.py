@@ -46,7 +46,7 @@ SLOWEST = 1 << 16
 MOST_FILES = 20_000
 _RETRIED = (408, 429, 500, 502, 503, 504)
 _SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 
 # huggingface_hub 1 speaks through httpx, 2 through httpx2: the same classes under another name.
 _http: Any = import_module(type(get_session()).__module__.partition(".")[0])
@@ -188,14 +188,17 @@ class Hub:
         return Repository(about, commit, _licence(card, about), _base_models(card), self._files(name, commit))
 
     def _files(self, name: str, commit: str) -> tuple[RemoteFile, ...]:
-        files: list[RemoteFile] = []
+        files, listed = list[RemoteFile](), 0
         path, query = f"/api/models/{name}/tree/{commit}", {"recursive": "true", "expand": "false"}
         while path:
             page, path = self._ask(path, query, name)
             query = {}
             items = page if isinstance(page, list) else []
             files += [file for item in items if (file := _remote_file(item))]
-            if len(files) > MOST_FILES:
+            listed += len(items)
+            if not items:
+                break  # what comes after an empty page may never end
+            if listed > MOST_FILES:
                 raise HubError(f"{name} holds more than {MOST_FILES} files; name one of them: {name}/FILE.")
         return tuple(sorted(files, key=lambda file: file.path))
 
@@ -255,7 +258,7 @@ class Hub:
             response = self._send(self.endpoint + path, query, {}, about)
             try:
                 return json.loads(self._whole(response, about)), self._next_page(response)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise HubError(f"{self.endpoint} does not answer as the Hub does; is HF_ENDPOINT right?") from None
             except Unreachable as error:
                 raise _Again(error) from None
@@ -422,6 +425,10 @@ def _found(item: Any) -> Found | None:
 def _remote_file(item: Any) -> RemoteFile | None:
     if not isinstance(item, dict) or item.get("type") != "file" or not isinstance(item.get("path"), str):
         return None
+    try:
+        item["path"].encode()
+    except UnicodeEncodeError:
+        return None  # no address names it
     lfs, oid = item.get("lfs"), item.get("oid")
     large = lfs if isinstance(lfs, dict) else {}
     sha256 = large.get("oid") or large.get("sha256")

@@ -142,6 +142,10 @@ class Downloads:
 
         BadArgument if another one writes to the same place; QuantdeckError if it cannot be started.
         """
+        with self._alone():
+            return self._begin(request)
+
+    def _begin(self, request: DownloadRequest) -> str:
         targets = {str(request.target(file)) for file in request.files}
         for other in self.list():
             same = replace(other.request, tries=request.tries, first_wait=request.first_wait) == request
@@ -210,16 +214,32 @@ class Downloads:
         if not is_free_within(folder.lock, STOP_PATIENCE):
             raise QuantdeckError(f"Download {folder.id} does not end; it may be waiting for a disk.")
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else begins a download meanwhile, so that two never write to one place."""
+        lock = Lock(self.root / ".lock")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            if not lock.acquire(STOP_PATIENCE):
+                raise QuantdeckError("Another program has been beginning a download for half a minute; try again.")
+        except OSError as error:
+            raise self._unwritable(error) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
     def _new_folder(self, request: DownloadRequest) -> DownloadFolder:
         try:
             folder = DownloadFolder(make_folder(self.root))
             request.write(folder.request_path)
         except OSError as error:
-            where = printable(str(self.root))
-            raise QuantdeckError(
-                f"{where} cannot be written ({error.strerror}); make room, or set QUANTDECK_HOME."
-            ) from None
+            raise self._unwritable(error) from None
         return folder
+
+    def _unwritable(self, error: OSError) -> QuantdeckError:
+        where = printable(str(self.root))
+        return QuantdeckError(f"{where} cannot be written ({error.strerror}); make room, or set QUANTDECK_HOME.")
 
 
 def _start(folder: DownloadFolder) -> None:

@@ -214,10 +214,13 @@ def main(arguments: list[str]) -> None:
         folder.stop.unlink(missing_ok=True)
         journal = JournalWriter(folder.journal)
         fetcher = Fetcher(folder, request, journal, Hub(Patience(tries=1)))
-    except (QuantdeckError, OSError) as error:
+        journal.append(FetchStarted(os.getpid()))
+    except QuantdeckError as error:
         processes.answer(ready, str(error))
         return
-    journal.append(FetchStarted(os.getpid()))
+    except OSError as error:
+        processes.answer(ready, f"{folder.path} cannot be written: {error.strerror}; make room there and resume.")
+        return
     processes.answer(ready)
     journal.append(fetcher.run())
     journal.sync()

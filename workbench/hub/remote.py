@@ -14,7 +14,7 @@ from ..errors import ModelNotFound, ValidationFailed
 from ..model import Model, read_model
 from ..model.gguf import GgufFile, NoSuchFile, parse_gguf, read_gguf_model
 from ..model.wording import shown
-from .client import Hub, RemoteFile, Repository
+from .client import Hub, HubError, RemoteFile, Repository
 from .files import Offer, find_offer, header_offer, offer_of_level, offers, only_pickled
 from .names import Reference, local_name
 
@@ -81,22 +81,31 @@ def _gguf_file(hub: Hub, repository: Repository, known: Mapping[Path, RemoteFile
 
 def _checkpoint(hub: Hub, repository: Repository, offer: Offer) -> Model:
     """The checkpoint's reader works on a folder, so it gets one: small files whole, weights as headers and holes."""
-    with tempfile.TemporaryDirectory(prefix="quantdeck-hub-") as name:
-        folder = Path(name) / repository.id.split("/")[1]
-        folder.mkdir()
-        for file in offer.parts:
-            reference = Reference(repository.id, file.path, repository.commit)
-            target = folder / local_name(file.path)
-            if file.path.endswith(".safetensors"):
-                target.write_bytes(_safetensors_header(hub, reference, file))
-                os.truncate(target, file.n_bytes)
-            else:
-                target.write_bytes(hub.small_file(reference, file.n_bytes))
-        model = read_model(folder)
-        for value in model.metadata.values():
-            value.python  # noqa: B018 - decoded values do not come from the folder any more
+    try:
+        with tempfile.TemporaryDirectory(prefix="quantdeck-hub-") as name:
+            folder = Path(name) / repository.id.split("/")[1]
+            folder.mkdir()
+            for file in offer.parts:
+                _lay_down(hub, repository, file, folder)
+            model = read_model(folder)
+            for value in model.metadata.values():
+                value.python  # noqa: B018 - decoded values do not come from the folder any more
+    except OSError as error:
+        raise HubError(
+            f"The headers of {repository.id} cannot be laid out in {tempfile.gettempdir()}: {error.strerror}."
+        ) from None
     shards = tuple(Path(repository.id, PurePosixPath(file.path)) for file in offer.parts)
     return replace(model, path=Path(repository.id), files=shards)
+
+
+def _lay_down(hub: Hub, repository: Repository, file: RemoteFile, folder: Path) -> None:
+    reference = Reference(repository.id, file.path, repository.commit)
+    target = folder / local_name(file.path)
+    if file.path.endswith(".safetensors"):
+        target.write_bytes(_safetensors_header(hub, reference, file))
+        os.truncate(target, file.n_bytes)
+    else:
+        target.write_bytes(hub.small_file(reference, file.n_bytes))
 
 
 def _safetensors_header(hub: Hub, reference: Reference, file: RemoteFile) -> bytes:
