@@ -23,7 +23,7 @@ from .tensors import F32, Tensor, TensorPointer, check_layout, numbers, operatio
 Floats = npt.NDArray[np.float32]
 
 FEWEST_ROWS = 16  # as llama.cpp's tool: below it, what is multiplied is no batch of tokens
-_MOST_AHEAD = 2  # copies of inputs in memory; of the widest models each takes 60 MB
+_MOST_AHEAD = 3  # copies of inputs in memory; of the widest models each takes 60 MB
 _AT_ONCE = 1 << 17  # numbers squared at a time, half a megabyte
 
 
@@ -49,6 +49,29 @@ def add_squares(sums: Floats, rows: Floats) -> None:
 
 
 SQUARES = Statistic("squares", lambda k: (k,), add_squares)
+
+
+@dataclass
+class _Memo:
+    """The last addition: the same rows on the same sums, which weights that share their inputs have, need no other."""
+
+    rows: Floats | None = None
+    before: Floats | None = None
+    after: Floats | None = None
+
+    def add(self, statistic: Statistic, sums: Floats, rows: Floats) -> None:
+        """Add `rows` to `sums`, in place."""
+        if self._same(rows) and self.before is not None and np.array_equal(sums, self.before):
+            sums[...] = self.after
+            return
+        before = sums.copy()
+        statistic.add(sums, rows)
+        self.rows, self.before, self.after = rows, before, sums.copy()
+
+    def _same(self, rows: Floats) -> bool:
+        """They are at the same place, which nothing else can be while we hold it."""
+        known = self.rows
+        return known is not None and known.shape == rows.shape and known.ctypes.data == rows.ctypes.data
 
 
 @dataclass
@@ -81,9 +104,15 @@ class Collector:
         check_layout()
         self._dense = operation_number("MUL_MAT")
         self._experts = operation_number("MUL_MAT_ID")
+        self._shared: tuple[int, Floats] | None = None
+        self._memo = _Memo()
         self._adder = ThreadPoolExecutor(1)
         self._ahead: deque[Future[None]] = deque()
         self.callback: Any = lib.ggml_backend_sched_eval_callback(self._evaluate)
+
+    def end_step(self) -> None:
+        """A graph is done: the next one has other numbers at the same places."""
+        self._shared = None
 
     def finish(self) -> None:
         """Wait until everything that was seen is in the totals."""
@@ -127,16 +156,30 @@ class Collector:
         if inputs.type != F32 or inputs.ne[1] < FEWEST_ROWS:
             return False
         name = weight_name(tensor.src[0].contents)
-        return name.startswith("blk.") or (self.with_output and name == "output.weight")
+        if not (name.startswith("blk.") or (self.with_output and name == "output.weight")):
+            return False
+        if self._is_shared(inputs):
+            self._take_dense(tensor)  # of which nothing but the inputs counts; the graph need not stop for it
+            return False
+        return True
 
     def _take_dense(self, tensor: Tensor) -> None:
         weight = tensor.src[0].contents
         name, n2, n3 = weight_name(weight), int(weight.ne[2]), int(weight.ne[3])
-        inputs = numbers(tensor.src[1].contents, np.float32).copy()
+        inputs = self._inputs(tensor.src[1].contents)
         if n2 * n3 > 1:
             self._later(self._add_matrices, name, inputs, n2, n3)
         else:
             self._later(self._add, name, 1, 0, inputs.reshape(-1, inputs.shape[-1]))
+
+    def _inputs(self, tensor: Tensor) -> Floats:
+        """A copy of them, the last one if they are the same: query, key and value share theirs, as do gate and up."""
+        if self._shared is None or not self._is_shared(tensor):
+            self._shared = ctypes.addressof(tensor), numbers(tensor, np.float32).copy()
+        return self._shared[1]
+
+    def _is_shared(self, tensor: Tensor) -> bool:
+        return self._shared is not None and self._shared[0] == ctypes.addressof(tensor)
 
     def _take_experts(self, tensor: Tensor) -> None:
         weight = tensor.src[0].contents
@@ -174,6 +217,6 @@ class Collector:
         return total
 
     def _put(self, name: str, total: Totals, slot: int, rows: Floats) -> None:
-        self.statistic.add(total.sums[slot], rows)
+        self._memo.add(self.statistic, total.sums[slot], rows)
         if not np.isfinite(total.sums[slot]).all():
             self.problem = self.problem or f"the inputs of {name} are not numbers (NaN)"

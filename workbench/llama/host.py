@@ -53,7 +53,8 @@ class Child:
         self._last_sign = time.monotonic()
         self._ready = False
         self._process = self._start(service)
-        threading.Thread(target=self._listen, name="llama-listener", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name="llama-listener", daemon=True)
+        self._listener.start()
 
     @property
     def pid(self) -> int:
@@ -111,8 +112,9 @@ class Child:
         self._closed = True
         with contextlib.suppress(OSError), self._pen:
             self._stdin.close()
+        self._listener.join(2.0)  # to the end of what it says; waiting for the process alone asks again and again
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(2.0)
+            self._process.wait(0.0 if self._listener.is_alive() else 2.0)
             return
         self._kill()
 

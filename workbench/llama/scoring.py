@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -73,8 +74,12 @@ def _in_pieces(work: Callable[[slice], T], logits: Floats, threads: int) -> list
     pieces = [slice(first, first + step) for first in range(0, len(logits), step)]
     if threads <= 1 or len(pieces) <= 1:
         return [work(piece) for piece in pieces]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, pieces))
+    return list(_pool(threads).map(work, pieces))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
 
 
 def _log_sum(logits: Floats, highest: Floats) -> Floats:

@@ -53,6 +53,7 @@ def calibrate(
         windows = [tokens[number * context : (number + 1) * context] for number in range(first, done)]
         # All tokens have outputs: without them the last layer's weights would see only the last token.
         for _ in compute_windows(engine, windows):
+            collector.end_step()
             if collector.problem:
                 break
         collector.finish()
