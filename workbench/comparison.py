@@ -161,7 +161,7 @@ def asked_for(entries: Iterable[Entry], table: Comparison) -> Asked | None:
     return Asked(
         text_path=str(details.get("text_path", "")),
         context=basis.context,
-        chunks=int(details.get("asked_chunks", basis.chunks)),
+        chunks=int(_number(details, "asked_chunks", basis.chunks)),
         parse_special=special if isinstance(special, bool) else None,
         reference_path=str(details.get("asked_reference", table.reference_path)),
     )
@@ -264,10 +264,19 @@ def _basis(figure: Figure) -> Basis:
     return Basis(
         str(d.get("text", "")),
         str(d.get("text_sha256", "")),
-        int(d.get("context", 0)),
-        int(d.get("chunks", 0)),
+        int(_number(d, "context")),
+        int(_number(d, "chunks")),
         bool(d.get("parse_special", False)),
     )
+
+
+def _number(details: Mapping[str, object], key: str, default: float = 0.0) -> float:
+    """A number of a figure's details, `default` where there is none: others may have written the register."""
+    value = details.get(key)
+    try:
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else default
+    except OverflowError:  # a whole number beyond all floats
+        return default
 
 
 def _reference(figure: Figure | None) -> tuple[str, str]:
@@ -297,7 +306,7 @@ def _row(entry: Entry, basis: Basis | None, reference: tuple[str, str]) -> Compa
 
     def error(kind: str) -> Number:
         figure = _latest(against, kind, basis) if basis else None
-        return float(figure.details.get("error", 0.0)) if figure else None
+        return _number(figure.details, "error") if figure else None
 
     return Compared(
         sha256=entry.sha256,

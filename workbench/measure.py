@@ -138,7 +138,8 @@ def measure(
     """
     model = read_model(path)
     on_progress(MeasureProgress("reading the file", 0.0))
-    with contextlib.closing(child or Child(session.paths.logs, service="trial")) as running:
+    running = child or Child(session.paths.logs, service="trial")
+    with contextlib.closing(running), full_disk_named(evaluations(session)):
         check(session, path, settings, cancelled)
         entry = entry_of(session.library, path, model)
         context = settings.evaluation.context
@@ -256,9 +257,10 @@ def entry_of(library: Library, path: Path, model: Model) -> Entry:
     n_bytes = sum(status.st_size for status in statuses)
     known = library.find(model.path)
     if known and known.n_bytes == n_bytes:
-        registered = datetime.fromisoformat(known.created_at).timestamp()
-        if max(status.st_mtime for status in statuses) <= registered + _CLOCK_SLACK:
-            return known
+        with contextlib.suppress(ValueError, OverflowError):  # others may have written the register
+            registered = datetime.fromisoformat(known.created_at).timestamp()
+            if max(status.st_mtime for status in statuses) <= registered + _CLOCK_SLACK:
+                return known
     found = hashes(paths)
     if same := library.get(found.all):
         return same
@@ -452,19 +454,18 @@ def _evaluate(
     reference = settings.reference
     if reference is not None and reference.resolve() == path.resolve():
         reference = None  # a model against itself says nothing
-    with full_disk_named(evaluations(session)):
-        return evaluate(
-            path,
-            settings.corpus,
-            evaluations(session),
-            session.paths.logs,
-            replace(settings.evaluation, threads=chosen.threads),
-            reference,
-            settings.keep_reference,
-            heard,
-            cancelled,
-            child=child,
-        )
+    return evaluate(
+        path,
+        settings.corpus,
+        evaluations(session),
+        session.paths.logs,
+        replace(settings.evaluation, threads=chosen.threads),
+        reference,
+        settings.keep_reference,
+        heard,
+        cancelled,
+        child=child,
+    )
 
 
 def _ask(

@@ -19,6 +19,7 @@ from benchmarks.job import make_source
 from benchmarks.levels import compared, faults, make
 
 from quantdeck.tui.describe import stage_words
+from quantdeck.workbench import measure as measure_module
 from quantdeck.workbench.comparison import (
     COLUMNS,
     WRITERS,
@@ -35,7 +36,7 @@ from quantdeck.workbench.difference import agreement, common_length
 from quantdeck.workbench.errors import BadArgument, ModelNotFound, QuantdeckError
 from quantdeck.workbench.imatrices import find
 from quantdeck.workbench.imatrix import ImatrixFile
-from quantdeck.workbench.library import Entry, Figure
+from quantdeck.workbench.library import Entry, Figure, Library
 from quantdeck.workbench.llama import Cancelled, LlamaFailed
 from quantdeck.workbench.llama.evaluate import EvaluationSettings
 from quantdeck.workbench.llama.trial import try_out
@@ -356,6 +357,32 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
         with pytest.raises(type(other)) as caught, full_disk_named(tmp_path):
             raise other
         assert caught.value is other
+
+
+def test_a_register_that_others_wrote_is_no_fault(tmp_path: Path) -> None:
+    library, model = Library(tmp_path / "library"), tmp_path / "m.gguf"
+    model.write_bytes(SAMPLE.model.read_bytes())
+    entry = entry_of(library, model, read_model(model))
+    odd = {"context": "wide", "chunks": math.nan, "error": True, "text": "t"}
+    library.add_figures(entry.sha256, Figure("perplexity", 5.0, "2026-01-01", {**odd, "chunks": 10**400}))
+    file = library.folder / f"{entry.sha256}.json"
+    file.write_text(file.read_text().replace(entry.created_at, "some day"))
+    again = entry_of(library, model, read_model(model))
+    assert again.sha256 == entry.sha256 and again.figures
+    table = compare([again])
+    assert table.basis and table.basis.context == 0 and asked_for([again], table)
+    strange = replace(again, figures=(Figure("perplexity", 5.0, "2026-01-01", odd),))
+    assert compare([strange]).rows[0].perplexity == 5.0
+
+
+def test_questions_on_a_full_disk_are_named_too(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/x")
+
+    monkeypatch.setattr(measure_module, "write_atomically", full)
+    chosen = default_settings(SAMPLE.model, EvaluationSettings(context=96, chunks=1, threads=1))
+    with pytest.raises(QuantdeckError, match="is full; make room there"):
+        measure(session, SAMPLE.model, replace(chosen, questions=SAMPLE.questions[:1]))
 
 
 def test_a_stopped_reference_goes_on(session: Session, tmp_path: Path) -> None:
