@@ -43,3 +43,26 @@ def test_the_workbench_does_not_need_the_screen() -> None:
 def test_the_kernels_need_numpy_alone() -> None:
     loaded = _imported_by("import quantdeck.kernels")
     assert not loaded & (HEAVY - {"numpy"})
+
+
+def test_a_header_is_read_without_numpy() -> None:
+    program = (
+        "from quantdeck.workbench.model import read_model\n"
+        "from quantdeck.workbench.sample import SAMPLE\n"
+        "assert read_model(SAMPLE.model).tensors"
+    )
+    assert not _imported_by(program) & HEAVY
+
+
+@pytest.mark.parametrize("command", ["calibrate", "chat", "evaluate", "advise", "inspect", "jobs", "quantize"])
+def test_commands_begin_without_what_takes_long(command: str) -> None:
+    assert not _imported_by(f"import quantdeck.tui.commands.{command}") & HEAVY
+
+
+def test_llama_cpp_comes_up_with_its_functions_alone() -> None:
+    """Neither its class `Llama`, nor numpy before a service needs it; who wants the whole package still gets it."""
+    begun = "import quantdeck.workbench.llama.engine, quantdeck.workbench.llama.serve_load"
+    assert not _imported_by(begun) & {"numpy", "jinja2", "diskcache"}
+    assert "jinja2" in _imported_by(
+        f"{begun}\nfrom llama_cpp import Llama, llama_cpp\nassert llama_cpp is quantdeck.workbench.llama.engine.lib"
+    )

@@ -17,7 +17,17 @@ import psutil
 import pytest
 
 from quantdeck.workbench.errors import NotEnoughMemory, QuantdeckError, ValidationFailed
-from quantdeck.workbench.llama import Cancelled, ChatDone, Llama, LlamaFailed, LoadSettings, Sampling, TextPiece, host
+from quantdeck.workbench.llama import (
+    Cancelled,
+    ChatDone,
+    Llama,
+    LlamaFailed,
+    LoadSettings,
+    Sampling,
+    TextPiece,
+    child,
+    host,
+)
 from quantdeck.workbench.llama.host import Patience
 from quantdeck.workbench.llama.troubles import explain_death, explain_failure, harmless_lines, known_trouble
 from quantdeck.workbench.model import value
@@ -349,3 +359,15 @@ def test_a_death_without_words(tmp_path):
     for code, says in ((-signal.SIGILL, "another CPU"), (3, "exit code 3"), (-signal.SIGUSR1, "SIGUSR1")):
         error = explain_death("x.gguf stopped", code, tmp_path / "log", "nothing of note")
         assert says in str(error) and isinstance(error, QuantdeckError)
+
+
+@pytest.mark.parametrize(
+    ("running", "waited", "spins"), [(1, 0.0, None), (1, 90.0, 1000), (4, 0.0, 1000), (12, 90.0, 0)]
+)
+def test_threads_spin_unless_the_machine_is_crowded_now(monkeypatch, running, waited, spins):
+    """What our own last run left in the load average says nothing; three threads are to come, on four cores."""
+    monkeypatch.setattr(child, "_running", lambda: running)
+    monkeypatch.setattr(child, "_waited", lambda: waited)
+    monkeypatch.setattr(child, "default_threads", lambda: 3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert child._spins() == spins
