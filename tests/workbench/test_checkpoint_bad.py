@@ -76,6 +76,11 @@ def _tokenizer_of(family: str) -> Harm:
     return harm
 
 
+def _panics(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    change_json(folder / "tokenizer.json", model=tokenizer["model"] | {"continuing_subword_prefix": "xxx"})
+
+
 def _fewer_tokens(folder: Path) -> None:
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text("utf-8"))
@@ -119,6 +124,7 @@ HARMS: dict[str, tuple[Harm, str]] = {
     "shape no list": (_entry(Q, shape="256"), "does not say where tensor|does not take"),
     "shape with true": (_entry(Q, shape=[True, 65536]), "does not say where tensor"),
     "unknown type": (_entry(Q, dtype="F7"), "in a type that is not known"),
+    "type a list": (_entry(Q, dtype=[]), "in a type that is not known"),
     "another type": (_entry(Q, dtype="I16"), "is stored as I16, and only F32, F16, BF16 can be converted"),
     "another shape": (
         _entry(Q, shape=[128, 512]),
@@ -135,6 +141,8 @@ HARMS: dict[str, tuple[Harm, str]] = {
     "no hidden size": (_config(hidden_size=None), "hidden_size must be a whole number and is missing"),
     "hidden size in words": (_config(hidden_size="many"), "hidden_size must be a whole number and is many"),
     "eps infinite": (_config(rms_norm_eps=float("inf")), "rms_norm_eps must be a number"),
+    "eps beyond all floats": (_config(rms_norm_eps=10**400), "rms_norm_eps must be a number"),
+    "eps beyond float32": (_config(rms_norm_eps=1e39), "rms_norm_eps must be a number"),
     "unknown scaling": (
         _config(rope_parameters={"rope_type": "fancy", "factor": 2, "rope_theta": 1e4}),
         "rotary positions of the kind fancy",
@@ -150,6 +158,10 @@ HARMS: dict[str, tuple[Harm, str]] = {
     "config not UTF-8": (_write("config.json", b"\xff\xfe{}"), "it is not text in UTF-8"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
     "tokenizer damaged": (_write("tokenizer.json", b"{}"), "does not hold a vocabulary|holds no tokenizer"),
+    "tokenizer at which its package panics": (
+        _panics,
+        "tokenizer.json is damaged: ",
+    ),
     "tokenizer no JSON": (_write("tokenizer.json", b"nonsense"), "tokenizer.json is damaged: it is not JSON"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "holds no tokenizer"),
     "tokenizer of another model": (_tokenizer_of("llama2"), "does not belong|cannot be converted"),
@@ -165,6 +177,20 @@ def test_it_is_refused_in_one_sentence(harm: str, tmp_path: Path):
     with pytest.raises((ValidationFailed, ModelNotFound), match=sentence) as caught:
         read_model(folder)
     _one_sentence(str(caught.value))
+
+
+def test_half_a_character_is_refused(tmp_path: Path):
+    folder = build("gemma2", tmp_path / "model")
+    _tokenizer_with(lambda tokenizer: tokenizer["added_tokens"][0].update(content="\ud800"))(folder)
+    with pytest.raises(ValidationFailed, match="ends within a character"):
+        read_model(folder)
+
+
+def test_numbers_of_tokens_that_are_none_are_passed_over(tmp_path: Path):
+    folder = build("gemma2", tmp_path / "model")
+    entry = {"content": "<x>", "special": True}
+    _settings(added_tokens_decoder={"9" * 5000: entry, "-1": entry, "\u0663": entry})(folder)
+    assert "<x>" not in read_model(folder).get("tokenizer.ggml.tokens")
 
 
 def _one_sentence(text: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ValidationFailed
 from ..model.wording import shown
-from .folder import optional_json
+from .folder import optional_json, token_number
 from .sentencepiece_model import BYTE, NORMAL, UNKNOWN, UNUSED, is_sentencepiece, read_sentencepiece
 from .tokens import SPACE, Tokens
 
@@ -79,13 +79,14 @@ def _same_added_tokens(folder: Path, settings: Mapping[str, Any], ids: Mapping[s
     decoder = settings.get("added_tokens_decoder")
     for key, entry in decoder.items() if isinstance(decoder, dict) else ():
         text = entry.get("content") if isinstance(entry, dict) else None
-        if not isinstance(text, str) or not entry.get("special") or not key.isdecimal():
+        number = token_number(key)
+        if not isinstance(text, str) or not entry.get("special") or number is None:
             continue
         found = ids.get(text) or ids.get(text.replace(SPACE, " "))
-        if found and int(key) not in found:
+        if found and number not in found:
             raise ValidationFailed(
                 f"The tokenizer in {shown(folder)} does not belong to the model: tokenizer_config.json gives the token"
-                f" {shown(text)} the number {int(key)}, and the vocabulary {found[0]}."
+                f" {shown(text)} the number {number}, and the vocabulary {found[0]}."
             )
 
 

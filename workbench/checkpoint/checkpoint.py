@@ -57,12 +57,15 @@ def read_checkpoint(path: Path, pre: str | None = None, matrices: str | None = N
     tokenizer = read_tokenizer(path)
     tokens = _fitting(family, read_tokens(path, views["token_embd.weight"].shape[0], pre, tokenizer))
     check_belongs(path, family.architecture, config.values, tokens, tokenizer)
-    metadata = general_metadata(path, family.architecture, views, _experts(config, family))
-    for key in family.keys:
-        if (found := key.value(config)) is not None:
-            metadata[f"{family.architecture}.{key.name}"] = found
-    metadata |= _file_type(kind)
-    metadata |= tokenizer_metadata(path, tokens, config.values, tokenizer)
+    try:
+        metadata = general_metadata(path, family.architecture, views, _experts(config, family))
+        for key in family.keys:
+            if (found := key.value(config)) is not None:
+                metadata[f"{family.architecture}.{key.name}"] = found
+        metadata |= _file_type(kind)
+        metadata |= tokenizer_metadata(path, tokens, config.values, tokenizer)
+    except UnicodeEncodeError as error:
+        raise ValidationFailed(f"{shown(path)} is damaged: a text in its files ends within a character.") from error
     tensors = tuple(_tensor(name, view, kind) for name, view in views.items())
     model = Model(path, FORMAT, family.architecture, metadata, tensors, folder.files)
     window = ignored_window(family, config, model.get("{arch}.context_length", MAX_COUNT))

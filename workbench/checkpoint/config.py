@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,8 @@ from ..errors import ValidationFailed
 from ..model.wording import shown
 
 MAX_COUNT = 1 << 31
+MAX_REAL = (2 - 2**-23) * 2.0**127
+"""The largest number that GGUF holds as float32."""
 
 
 class Config:
@@ -42,8 +43,9 @@ class Config:
         return self.finite(self.get(*names, default=default), names[0])
 
     def finite(self, value: Any, name: str) -> float:
-        """A value that must be a finite number."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        """A value that must be a number, finite also as float32."""
+        # A comparison takes whole numbers of any length, and NaN is in no range.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -MAX_REAL <= value <= MAX_REAL:
             raise self.bad(name, "a number", value)
         return float(value)
 

@@ -28,6 +28,7 @@ OLD_TOKENIZER = ("vocab.json", "merges.txt")
 """What older folders have instead of tokenizer.json."""
 
 _SHARD = re.compile(r"model-(?P<number>\d{5,6})-of-(?P<count>\d{5,6})\.safetensors")
+_TOKEN_NUMBER = re.compile(r"[0-9]{1,9}")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -102,6 +103,11 @@ def read_text(path: Path) -> str:
 def optional_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, empty if there is no such file."""
     return read_json(path) if path.is_file() else {}
+
+
+def token_number(key: str) -> int | None:
+    """The number of a token as `added_tokens_decoder` writes it; None for anything else."""
+    return int(key) if _TOKEN_NUMBER.fullmatch(key) else None
 
 
 def _shards(path: Path) -> tuple[list[Path], Mapping[str, Any] | None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import BadArgument, ValidationFailed
+from ..errors import BadArgument, QuantdeckError, ValidationFailed
 from ..model.wording import shown
 
 if sys.version_info >= (3, 11):
@@ -121,7 +121,7 @@ def _defined(steps: tuple[str, ...], normalizer: tuple[str, ...], model: Any) ->
 
 def fingerprint(path: Path) -> str:
     """llama.cpp's hash of a tokenizer: SHA-256 of its tokens of HASHED_TEXT, special ones in front included."""
-    tokens = load(path).encode(HASHED_TEXT).ids
+    tokens = _with_tokenizers(path, lambda: load(path).encode(HASHED_TEXT).ids)
     return hashlib.sha256(str(list(tokens)).encode()).hexdigest()
 
 
@@ -129,9 +129,16 @@ def load(path: Path) -> Any:
     """The tokenizer of a tokenizer.json, as the `tokenizers` package reads it; ValidationFailed if it cannot."""
     from tokenizers import Tokenizer
 
+    return _with_tokenizers(path, lambda: Tokenizer.from_file(str(path)))
+
+
+def _with_tokenizers(path: Path, work: Callable[[], Any]) -> Any:
+    """What the `tokenizers` package makes of a file; it raises bare exceptions, and its panics are no `Exception`."""
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises bare exceptions
+        return work()
+    except (QuantdeckError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
         raise ValidationFailed(f"{shown(path)} is damaged: {shown(str(error))}.") from error
 
 

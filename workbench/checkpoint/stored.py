@@ -162,7 +162,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
             raise ValueError(shape)
     except (KeyError, TypeError, ValueError) as error:
         raise ValidationFailed(f"{shown(path)} is damaged: it does not say where tensor {shown(name)} lies.") from error
-    if dtype not in ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise ValidationFailed(
             f"{shown(path)} holds tensor {shown(name)} in a type that is not known: {shown(str(dtype))}."
         )

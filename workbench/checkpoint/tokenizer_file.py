@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ValidationFailed
 from ..model.wording import shown
-from .folder import OLD_TOKENIZER, optional_json, read_json, read_text
+from .folder import OLD_TOKENIZER, optional_json, read_json, read_text, token_number
 
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 _GPT2 = {"pre_tokenizer": _BYTES | {"use_regex": True}}
@@ -82,8 +82,9 @@ def _added(folder: Path, vocabulary: Mapping[str, Any], settings: Mapping[str, A
     chosen: dict[Any, tuple[Any, bool]] = {n: found[n] for n in found if found[n][1] or found[n][0] in added}
     decoder = settings.get("added_tokens_decoder")
     for key, entry in decoder.items() if isinstance(decoder, dict) else ():
-        if key.isdecimal() and isinstance(entry, dict):
-            chosen[int(key)] = (entry.get("content"), bool(entry.get("special")))
+        given_number = token_number(key)
+        if given_number is not None and isinstance(entry, dict):
+            chosen[given_number] = (entry.get("content"), bool(entry.get("special")))
     for number, (text, is_special) in sorted(chosen.items(), key=str):
         yield {"id": number, "content": text, "special": is_special}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import ModelNotFound, ValidationFailed
 from ..model.wording import shown
-from .folder import optional_json
+from .folder import optional_json, token_number
 from .pre_tokenizer import kinds_of, recognise
 from .sentencepiece_model import (
     BYTE,
@@ -228,8 +228,9 @@ def _added_to_pieces(folder: Path, tokenizer: Mapping[str, Any]) -> Iterator[tup
             yield Added(number, text, False), False
     decoder = optional_json(folder / "tokenizer_config.json").get("added_tokens_decoder", {})
     for key, entry in decoder.items() if isinstance(decoder, dict) else ():
-        if key.isdecimal() and isinstance(entry, dict) and isinstance(entry.get("content"), str):
-            yield Added(int(key), entry["content"], bool(entry.get("special"))), True
+        number = token_number(key)
+        if number is not None and isinstance(entry, dict) and isinstance(entry.get("content"), str):
+            yield Added(number, entry["content"], bool(entry.get("special"))), True
 
 
 def _from_merges(folder: Path, tokenizer: Mapping[str, Any], n_embeddings: int) -> Tokens:
