@@ -12,7 +12,6 @@ from textual.widgets._footer import FooterKey
 
 from quantdeck.tui.app import Workbench
 from quantdeck.tui.screens.jobs import JobsRoom
-from quantdeck.tui.theme import builtin_themes, default_theme
 from quantdeck.tui.widgets.grid import Grid
 from quantdeck.workbench import jobs
 from quantdeck.workbench.jobs import JobStore
@@ -21,8 +20,7 @@ from quantdeck.workbench.recipe import Request
 from quantdeck.workbench.sample import SAMPLE
 from quantdeck.workbench.session import Session, open_session
 from support.jobs import Bench
-
-PATIENCE = 200
+from support.rooms import notices, until, workbench
 
 
 @pytest.fixture
@@ -39,47 +37,30 @@ def waiting(session: Session, tmp_path: Path) -> str:
     return jobs.submit(session.jobs, proposal)
 
 
-def _workbench(session: Session) -> Workbench:
-    themes = builtin_themes(session.paths.themes)
-    return Workbench(session, themes, default_theme("", themes, {}))
-
-
-async def _until(pilot, condition) -> None:
-    for _ in range(PATIENCE):
-        await pilot.pause(0.05)
-        if condition():
-            return
-    raise AssertionError("it did not come to that")
-
-
-def _notices(app: Workbench) -> str:
-    return " ".join(notice.message for notice in app._notifications)
-
-
 async def test_workers_are_counted_from_what_was_wanted_last(session: Session, waiting: str):
     """Three quick presses are three workers, although the job has not taken notice of the first one yet."""
-    app = _workbench(session)
+    app = workbench(session)
     folder = session.jobs.folder(waiting)
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await pilot.press("3")
-        await _until(pilot, lambda: isinstance(app.screen, JobsRoom) and app.screen._snapshot)
+        await until(pilot, lambda: isinstance(app.screen, JobsRoom) and app.screen._snapshot)
         await pilot.press("plus", "plus", "plus")
-        await _until(pilot, lambda: folder.control(folder.spec()).read().workers == 5)
+        await until(pilot, lambda: folder.control(folder.spec()).read().workers == 5)
         await pilot.press("minus")
-        await _until(pilot, lambda: folder.control(folder.spec()).read().workers == 4)
+        await until(pilot, lambda: folder.control(folder.spec()).read().workers == 4)
 
 
 async def test_footer_is_made_anew_only_for_other_keys(session: Session, waiting: str):
-    app = _workbench(session)
+    app = workbench(session)
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("3")
-        await _until(pilot, lambda: isinstance(app.screen, JobsRoom) and "Resume" in _keys(app))
+        await until(pilot, lambda: isinstance(app.screen, JobsRoom) and "Resume" in _keys(app))
         before = list(app.screen.query(FooterKey))
         await pilot.press("1", "3")
         await pilot.pause(0.3)
         assert list(app.screen.query(FooterKey)) == before
         jobs.cancel(session.jobs, waiting)
-        await _until(pilot, lambda: "Remove" in _keys(app) and "Resume" not in _keys(app))
+        await until(pilot, lambda: "Remove" in _keys(app) and "Resume" not in _keys(app))
 
 
 def _keys(app: Workbench) -> list[str]:
@@ -88,36 +69,36 @@ def _keys(app: Workbench) -> list[str]:
 
 async def test_room_is_up_to_date_when_it_is_entered_again(session: Session, waiting: str, monkeypatch):
     monkeypatch.setattr("quantdeck.tui.screens.jobs.LOOK_SECONDS", 1e6)
-    app = _workbench(session)
+    app = workbench(session)
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("3")
-        await _until(pilot, lambda: isinstance(app.screen, JobsRoom) and app.screen._snapshot)
+        await until(pilot, lambda: isinstance(app.screen, JobsRoom) and app.screen._snapshot)
         await pilot.press("1")
         jobs.cancel(session.jobs, waiting)
         await pilot.press("3")
-        await _until(pilot, lambda: app.screen._snapshot.status == "cancelled")
+        await until(pilot, lambda: app.screen._snapshot.status == "cancelled")
 
 
 async def test_started_job_says_that_logout_would_end_it(session: Session, waiting: str, monkeypatch):
     monkeypatch.setattr(jobs, "logout_warning", lambda: "This system ends your processes.", raising=False)
-    app = _workbench(session)
+    app = workbench(session)
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await pilot.press("3")
-        await _until(pilot, lambda: isinstance(app.screen, JobsRoom))
-        assert not _notices(app)
+        await until(pilot, lambda: isinstance(app.screen, JobsRoom))
+        assert not notices(app)
         app.screen.open(waiting)
-        await _until(pilot, lambda: "ends your processes" in _notices(app))
+        await until(pilot, lambda: "ends your processes" in notices(app))
 
 
 async def test_end_of_a_job_rings_and_is_told_in_other_rooms(session: Session, waiting: str, monkeypatch):
     """Also when it was so quick that no look saw it at work."""
     rings = []
     monkeypatch.setattr(Workbench, "bell", lambda self: rings.append(1))
-    app = _workbench(session)
+    app = workbench(session)
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
-        await _until(pilot, lambda: app._settled is not None)
+        await until(pilot, lambda: app._settled is not None)
         jobs.start(session.jobs, waiting)
-        await _until(pilot, lambda: "done" in _notices(app))
+        await until(pilot, lambda: "done" in notices(app))
         assert rings == [1]
 
 
@@ -140,8 +121,8 @@ async def test_five_hundred_jobs_are_read_once(session: Session, tmp_path: Path,
     assert {job.status for job in store.list()} == {"cancelled"}
     assert not reads
     monkeypatch.undo()
-    app = _workbench(session)
+    app = workbench(session)
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("3")
-        await _until(pilot, lambda: isinstance(app.screen, JobsRoom) and app.screen.query_one("#list", Grid).row_count)
+        await until(pilot, lambda: isinstance(app.screen, JobsRoom) and app.screen.query_one("#list", Grid).row_count)
         assert app.screen.query_one("#list", Grid).row_count == 500

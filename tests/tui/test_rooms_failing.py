@@ -12,7 +12,6 @@ import numpy as np
 import psutil
 import pytest
 
-from quantdeck.tui.app import Workbench
 from quantdeck.tui.fault import sentence
 from quantdeck.tui.messages import OpenChat
 from quantdeck.tui.screens import compare
@@ -22,7 +21,6 @@ from quantdeck.tui.screens.library import LibraryRoom
 from quantdeck.tui.screens.machine import MachineRoom
 from quantdeck.tui.screens.side_by_side import SideBySide
 from quantdeck.tui.screens.wizard import WizardRoom
-from quantdeck.tui.theme import builtin_themes, default_theme
 from quantdeck.tui.widgets.grid import Grid
 from quantdeck.tui.widgets.imatrix import ImatrixPane
 from quantdeck.workbench.errors import BadArgument, QuantdeckError
@@ -30,32 +28,14 @@ from quantdeck.workbench.measure import entry_of
 from quantdeck.workbench.model import read_model
 from quantdeck.workbench.sample import SAMPLE
 from quantdeck.workbench.session import Session, open_session
+from support.rooms import notices, until, workbench
 from support.sample_variants import with_bytes
-
-PATIENCE = 200
 
 
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     monkeypatch.setenv("QUANTDECK_HOME", str(tmp_path / "home"))
     return open_session(os.environ)
-
-
-def _workbench(session: Session) -> Workbench:
-    themes = builtin_themes(session.paths.themes)
-    return Workbench(session, themes, default_theme("", themes, {}))
-
-
-async def _until(pilot, condition) -> None:
-    for _ in range(PATIENCE):
-        await pilot.pause(0.05)
-        if condition():
-            return
-    raise AssertionError("it did not come to that")
-
-
-def _notices(app: Workbench) -> str:
-    return " ".join(notice.message for notice in app._notifications)
 
 
 def _not_numbers(path: Path) -> Path:
@@ -75,42 +55,42 @@ def test_every_failure_is_a_sentence(session: Session):
 
 
 async def test_the_system_speaks_without_numbers(session: Session):
-    app = _workbench(session)
+    app = workbench(session)
 
     def full() -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/x/y")
 
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
-        await _until(pilot, lambda: isinstance(app.screen, MachineRoom))
+        await until(pilot, lambda: isinstance(app.screen, MachineRoom))
         app.screen.in_background(full, lambda _: None)
-        await _until(pilot, lambda: "/x/y cannot be used" in _notices(app))
-        assert "Errno" not in _notices(app)
+        await until(pilot, lambda: "/x/y cannot be used" in notices(app))
+        assert "Errno" not in notices(app)
 
 
 async def test_a_failed_answer_leaves_no_model_in_memory(session: Session, tmp_path: Path):
-    app = _workbench(session)
+    app = workbench(session)
     async with app.run_test(size=(80, 24)) as pilot:
-        await _until(pilot, lambda: isinstance(app.screen, MachineRoom))
+        await until(pilot, lambda: isinstance(app.screen, MachineRoom))
         app.post_message(OpenChat(_not_numbers(tmp_path / "m.gguf")))
-        await _until(pilot, lambda: isinstance(app.screen, ChatRoom) and app.screen._llama)
+        await until(pilot, lambda: isinstance(app.screen, ChatRoom) and app.screen._llama)
         pid = app.screen._llama.pid
         await pilot.press(*"Hi", "enter")
-        await _until(pilot, lambda: app.screen._llama is None)
-        await _until(pilot, lambda: not psutil.pid_exists(pid))
+        await until(pilot, lambda: app.screen._llama is None)
+        await until(pilot, lambda: not psutil.pid_exists(pid))
         assert not app.screen._busy
 
 
 async def test_side_by_side_keeps_no_model_that_failed(session: Session, tmp_path: Path):
-    app = _workbench(session)
+    app = workbench(session)
     async with app.run_test(size=(80, 24)) as pilot:
-        await _until(pilot, lambda: isinstance(app.screen, MachineRoom))
+        await until(pilot, lambda: isinstance(app.screen, MachineRoom))
         app.push_screen(SideBySide(session, [_not_numbers(tmp_path / "m.gguf"), SAMPLE.model]))
-        await _until(pilot, lambda: isinstance(app.screen, SideBySide) and not any(s.busy for s in app.screen._sides))
+        await until(pilot, lambda: isinstance(app.screen, SideBySide) and not any(s.busy for s in app.screen._sides))
         bad, good = app.screen._sides
         pid = bad.llama.pid
         await pilot.press(*"Hi", "enter")
-        await _until(pilot, lambda: good.tokens and bad.llama is None)
-        await _until(pilot, lambda: not psutil.pid_exists(pid))
+        await until(pilot, lambda: good.tokens and bad.llama is None)
+        await until(pilot, lambda: not psutil.pid_exists(pid))
         assert "not numbers" in bad.state and "tokens/s" in good.state
 
 
@@ -126,22 +106,22 @@ async def test_another_failure_does_not_end_a_measurement(session: Session, monk
 
     monkeypatch.setattr(compare, "measure", slow)
     entry_of(session.library, SAMPLE.model, read_model(SAMPLE.model))
-    app = _workbench(session)
+    app = workbench(session)
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await pilot.press("5")
-        await _until(pilot, lambda: isinstance(app.screen, CompareRoom) and app.screen._entries)
+        await until(pilot, lambda: isinstance(app.screen, CompareRoom) and app.screen._entries)
         await pilot.press("e")
-        await _until(pilot, begun.is_set)
+        await until(pilot, begun.is_set)
         await pilot.press("a", *"none", "enter")
-        await _until(pilot, lambda: "none" in _notices(app))
+        await until(pilot, lambda: "none" in notices(app))
         assert app.screen._busy and app.screen.query_one("#measuring").display
         await pilot.press("c")
-        await _until(pilot, lambda: not app.screen._busy)
+        await until(pilot, lambda: not app.screen._busy)
         assert stopped.is_set()
 
 
 async def test_a_failure_that_comes_too_late_does_not_end_a_calibration(session: Session):
-    app = _workbench(session)
+    app = workbench(session)
     late = threading.Event()
 
     def fails() -> None:
@@ -150,7 +130,7 @@ async def test_a_failure_that_comes_too_late_does_not_end_a_calibration(session:
 
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await pilot.press("2")
-        await _until(pilot, lambda: isinstance(app.screen, WizardRoom))
+        await until(pilot, lambda: isinstance(app.screen, WizardRoom))
         room = app.screen
         room._work_out(fails, lambda _: None, awaited=False)
         room._turn += 1  # the user went on
@@ -159,9 +139,9 @@ async def test_a_failure_that_comes_too_late_does_not_end_a_calibration(session:
         done = threading.Event()
         late.set()
         room.in_background(lambda: None, lambda _: done.set())
-        await _until(pilot, done.is_set)
+        await until(pilot, done.is_set)
         await pilot.pause(0.2)
-        assert pane.working and "cannot be reached" not in _notices(app)
+        assert pane.working and "cannot be reached" not in notices(app)
 
 
 async def test_a_model_made_elsewhere_goes_to_the_wizard_itself(session: Session, monkeypatch: pytest.MonkeyPatch):
@@ -170,10 +150,10 @@ async def test_a_model_made_elsewhere_goes_to_the_wizard_itself(session: Session
     model.write_bytes(SAMPLE.model.read_bytes())
     assert not entry_of(session.library, model, read_model(model)).source
     monkeypatch.setenv("HOME", str(session.paths.data))
-    app = _workbench(session)
+    app = workbench(session)
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("6")
-        await _until(pilot, lambda: isinstance(app.screen, LibraryRoom) and app.screen._items)
+        await until(pilot, lambda: isinstance(app.screen, LibraryRoom) and app.screen._items)
         app.screen.query_one(Grid).go_to(str(model))
         app.screen.action_wizard()
-        await _until(pilot, lambda: isinstance(app.screen, WizardRoom) and app.screen._model == model)
+        await until(pilot, lambda: isinstance(app.screen, WizardRoom) and app.screen._model == model)
