@@ -193,7 +193,10 @@ class _Target:
         present = target.stat().st_size if target.exists() else 0
         free = shutil.disk_usage(target.parent).free
         if n_bytes - present + _SPARE_DISK > free:
-            raise Refused(f"the reference logits need {size(n_bytes)} of disk, and {size(free)} are free there")
+            raise Refused(
+                f"the reference logits need {size(n_bytes)} of disk, and {size(free)} are free there; make room, use "
+                "fewer chunks, or keep no logits (--lock-step)"
+            )
         target.touch()
         self._file = ReferenceFile(stack.enter_context(target.open("r+b")), engine.n_vocab, context, tokens)
         if self._file.belongs():
