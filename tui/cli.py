@@ -249,7 +249,7 @@ def _add_calibrate(commands: Commands[_Parser]) -> None:
 
 def _add_evaluate(commands: Commands[_Parser]) -> None:
     text = "measure quality, speed and memory of models"
-    command = _command(commands, "evaluate", "evaluate:run", text, service="trial")
+    command = _command(commands, "evaluate", "evaluate:run", text, service="evaluate")
     command.add_argument("models", metavar="MODEL", nargs="+", help="GGUF files, or sample")
     command.add_argument("--reference", default=None, metavar="MODEL", help="measure the divergence from this model")
     _add_text(command, "evaluation")
