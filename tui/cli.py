@@ -56,7 +56,8 @@ def _llama_for(arguments: argparse.Namespace) -> Iterator[Child | None]:
     from ..workbench.llama.host import Child
     from ..workbench.paths import Paths
 
-    child = Child(Paths.from_environment(os.environ).logs, service=arguments.service)
+    threads = getattr(arguments, "threads", None)
+    child = Child(Paths.from_environment(os.environ).logs, service=arguments.service, threads=threads)
     try:
         yield child
     finally:

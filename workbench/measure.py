@@ -138,7 +138,7 @@ def measure(
     """
     model = read_model(path)
     on_progress(MeasureProgress("reading the file", 0.0))
-    running = child or Child(session.paths.logs, service="evaluate")
+    running = child or Child(session.paths.logs, service="evaluate", threads=settings.evaluation.threads)
     with contextlib.closing(running), full_disk_named(evaluations(session)):
         check(session, path, settings, cancelled)
         entry = entry_of(session.library, path, model)

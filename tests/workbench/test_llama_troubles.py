@@ -368,6 +368,5 @@ def test_threads_spin_unless_the_machine_is_crowded_now(monkeypatch, running, wa
     """What our own last run left in the load average says nothing; three threads are to come, on four cores."""
     monkeypatch.setattr(child, "_running", lambda: running)
     monkeypatch.setattr(child, "_waited", lambda: waited)
-    monkeypatch.setattr(child, "default_threads", lambda: 3)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    assert child._spins() == spins
+    assert child._spins(3) == spins

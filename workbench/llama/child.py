@@ -89,14 +89,15 @@ class Channel:
                 self.send({"event": "alive"})
 
 
-def main(next_service: str = "") -> None:
+def main(next_service: str = "", threads: int | None = None) -> None:
     """Set up the process, greet the parent, serve until it goes.
 
-    `next_service` is what will be asked after the loading; its modules are imported while llama.cpp loads.
+    `next_service` is what will be asked after the loading; its modules are imported while llama.cpp loads;
+    `threads` how many will compute.
     """
     os.environ["GGML_NO_BACKTRACE"] = "1"
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # BLAS threads and llama.cpp's spin against each other
-    if (spins := _spins()) is not None:
+    if (spins := _spins(threads or default_threads())) is not None:
         os.environ.setdefault("GOMP_SPINCOUNT", str(spins))
         os.environ.setdefault("KMP_BLOCKTIME", "0")
     _be_the_first_to_go()
@@ -119,15 +120,15 @@ def main(next_service: str = "") -> None:
         _serve(channel, engine, service, channel.requests.get())
 
 
-def _spins() -> int | None:
-    """How often a thread looks whether the others are done before it sleeps; None leaves that to OpenMP.
+def _spins(threads: int) -> int | None:
+    """How often each of `threads` looks whether the others are done before it sleeps; None leaves that to OpenMP.
 
     Threads that spin while they wait for one that lost its core rob it of the next: sixty times slower was seen. Where
     all have a core each, sleeping at once takes nine tenths of a small model's speed.
     """
     cores = os.cpu_count() or 1
     try:
-        wanted = _running() + default_threads()
+        wanted = _running() + threads
         crowded = wanted > cores or _waited() > _CROWDED
     except (OSError, ValueError, IndexError):
         return None

@@ -22,7 +22,7 @@ from .wire import BadLine, Line, read, write
 _KEPT_LOGS = 40
 _LOG_TAIL = 64 << 10
 # Replaces sys.path before any import of ours: the child finds what the parent found, never the current folder.
-_BOOTSTRAP = "import sys; sys.path[:] = sys.argv[1:]; from {package}.child import main; main({service!r})"
+_BOOTSTRAP = "import sys; sys.path[:] = sys.argv[1:]; from {package}.child import main; main({service!r}, {threads})"
 _numbers = itertools.count()
 
 
@@ -38,10 +38,13 @@ class Child:
     """A running child. Requests come one at a time, from any thread; `cancel` and `close` work beside them.
 
     It is started, not waited for: whether it came up shows in `wait_until_ready`, or in the first request. `service` is
-    what will be asked of it once its model is loaded; it is imported meanwhile.
+    what will be asked of it once its model is loaded; it is imported meanwhile; `threads` how many
+    will compute, if that is known.
     """
 
-    def __init__(self, log_folder: Path, patience: Patience | None = None, service: str = "") -> None:
+    def __init__(
+        self, log_folder: Path, patience: Patience | None = None, service: str = "", threads: int | None = None
+    ) -> None:
         self.patience = patience or Patience()
         self.log = _new_log(log_folder)
         self._ids = itertools.count(1)
@@ -52,7 +55,7 @@ class Child:
         self._inbox: queue.Queue[Line | None] = queue.Queue()
         self._last_sign = time.monotonic()
         self._ready = False
-        self._process = self._start(service)
+        self._process = self._start(service, threads)
         self._listener = threading.Thread(target=self._listen, name="llama-listener", daemon=True)
         self._listener.start()
 
@@ -127,9 +130,14 @@ class Child:
         except OSError:
             return ""
 
-    def _start(self, service: str) -> subprocess.Popen[bytes]:
+    def _start(self, service: str, threads: int | None) -> subprocess.Popen[bytes]:
         path = [entry for entry in sys.path if entry and Path(entry).is_absolute()]
-        command = [sys.executable, "-c", _BOOTSTRAP.format(package=__package__, service=service), *path]
+        command = [
+            sys.executable,
+            "-c",
+            _BOOTSTRAP.format(package=__package__, service=service, threads=threads),
+            *path,
+        ]
         try:
             with self.log.open("ab") as log:
                 return subprocess.Popen(

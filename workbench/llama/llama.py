@@ -141,7 +141,7 @@ def start(
     """
     check(path, settings)
     what = f"{printable(path.name)} could not be loaded"
-    child = child or Child(log_folder, patience, service)
+    child = child or Child(log_folder, patience, service, settings.threads)
     watch = Watch(cancelled, child)
     try:
         done: Line = {}
