@@ -260,6 +260,7 @@ def _add_evaluate(commands: Commands[_Parser]) -> None:
     command.add_argument(
         "--lock-step", action="store_true", help="compute the reference each time instead of keeping its logits"
     )
+    command.add_argument("--no-speed", action="store_true", help="do not measure speed and memory")
     command.add_argument("--markdown", default=None, metavar="FILE", help="write the table there")
     command.add_argument("--csv", default=None, metavar="FILE", help="write the table there")
     _add_json(command)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..workbench.jobs import JobSnapshot, JobSummary, Proposal, TensorProgress
     from ..workbench.llama.calibrate import CalibrationProgress, Coverage
     from ..workbench.llama.evaluate import Estimate
-    from ..workbench.measure import Measurement, MeasureProgress
+    from ..workbench.measure import Measurement, MeasureProgress, Speed
     from ..workbench.model import Model
 
 
@@ -284,7 +284,7 @@ def stage_words(progress: MeasureProgress) -> str:
 
 def measurement_facts(done: Measurement) -> dict[str, str]:
     """What was measured of a model, in a few lines."""
-    e, trial, expected = done.evaluation, done.trial, done.estimated
+    e = done.evaluation
     markers = "special tokens parsed" if e.parse_special else "no special tokens parsed"
     facts = {
         "Text": f"{e.chunks} chunks, {e.scored:,} tokens scored, {markers}",
@@ -298,12 +298,17 @@ def measurement_facts(done: Measurement) -> dict[str, str]:
         facts["RMS change of p"] = _with_error(d.rms_p, 3, 100, " %")
     if q := done.questions:
         facts["Questions"] = f"{q.exact} of {q.total} answered word for word, {q.contains} contain the answer"
-    facts["Generation"] = (
-        f"{trial.tokens_per_second:.1f} tokens/s at half of {trial.context} tokens "
-        f"(estimated {speed_words(expected.tokens_per_second)})"
-    )
-    facts["Prompt"] = f"{trial.prompt_tokens_per_second:.0f} tokens/s on {trial.threads} threads"
-    facts["Load time"] = duration(trial.load_seconds)
+    return facts | (_speed_facts(done.speed) if done.speed else {})
+
+
+def _speed_facts(speed: Speed) -> dict[str, str]:
+    trial, expected = speed.trial, speed.estimated
+    facts = {
+        "Generation": f"{trial.tokens_per_second:.1f} tokens/s at half of {trial.context} tokens "
+        f"(estimated {speed_words(expected.tokens_per_second)})",
+        "Prompt": f"{trial.prompt_tokens_per_second:.0f} tokens/s on {trial.threads} threads",
+        "Load time": duration(trial.load_seconds),
+    }
     if trial.peak_memory:
         expects = f" (estimated {size(expected.memory)})" if expected.memory else ""
         facts["Peak memory"] = size(trial.peak_memory) + expects

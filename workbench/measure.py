@@ -26,6 +26,7 @@ from .llama.evaluate import (
     check_vocabularies,
     evaluate,
 )
+from .llama.llama import start
 from .llama.trial import Trial, try_out
 from .llama.troubles import DiskFull
 from .model import Model, read_model
@@ -51,7 +52,8 @@ Details = Mapping[str, str | bool | int | float]
 class MeasureSettings:
     """What to measure: on which text, against which reference, with which questions.
 
-    `questions` empty: none are asked. `evaluation.context` is also the context in which speed and memory are measured.
+    `questions` empty: none are asked. `evaluation.context` is also the context in which speed and memory are measured,
+    unless `speed` is False.
     """
 
     corpus: Path
@@ -60,6 +62,7 @@ class MeasureSettings:
     keep_reference: bool = True
     questions: tuple[Question, ...] = ()
     questions_name: str = ""
+    speed: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,15 +93,22 @@ class Estimated:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """Speed and memory as they were, and as they had been expected."""
+
+    trial: Trial
+    estimated: Estimated
+
+
+@dataclass(frozen=True)
 class Measurement:
-    """One model, measured. `questions` is None if none were asked. `notes` are things to know."""
+    """One model, measured. `questions` and `speed` are None if they were left out. `notes` are things to know."""
 
     path: Path
     entry: Entry
     evaluation: Evaluation
     questions: QuestionScore | None
-    trial: Trial
-    estimated: Estimated
+    speed: Speed | None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,16 +120,17 @@ class Measurement:
             "bytes": self.entry.n_bytes,
             "bits_per_weight": self.entry.bits_per_weight,
             **asdict(self.evaluation),
-            # The trial's speeds, at half the context, are those that estimates speak of.
-            "tokens_per_second": self.trial.tokens_per_second,
-            "prompt_tokens_per_second": self.trial.prompt_tokens_per_second,
-            "load_seconds": self.trial.load_seconds,
-            "peak_memory": self.trial.peak_memory,
-            "context": self.trial.context,
+            **_speed_document(self.speed),
             "questions": asdict(self.questions) if self.questions else None,
-            "estimated": asdict(self.estimated),
             "notes": list(self.notes),
         }
+
+
+def _speed_document(speed: Speed | None) -> dict[str, Any]:
+    """The trial's speeds, at half the context, are those that estimates speak of. All null if it was left out."""
+    names = ("tokens_per_second", "prompt_tokens_per_second", "load_seconds", "peak_memory", "context")
+    found = {name: getattr(speed.trial, name) if speed else None for name in names}
+    return found | {"estimated": asdict(speed.estimated) if speed else None}
 
 
 def measure(
@@ -142,32 +153,45 @@ def measure(
     with contextlib.closing(running), full_disk_named(evaluations(session)):
         check(session, path, settings, cancelled)
         entry = entry_of(session.library, path, model)
-        context = settings.evaluation.context
-        estimated = estimate(session, model, context)
-        load = replace(_load_settings(session, path, settings), context=context)
-        on_progress(MeasureProgress("measuring speed and memory", 0.0))
-        trial = try_out(
-            path,
-            load,
-            session.paths.logs,
-            lambda share: on_progress(MeasureProgress("measuring speed and memory", share)),
-            cancelled,
-            child=running,
-        )
-        learn(session, model, trial, estimated)
+        load = _load_settings(session, path, settings)
+        speed = _try_out(session, model, settings, load, on_progress, cancelled, running) if settings.speed else None
         answered = _Answered(evaluations(session), entry, settings.questions)
         if settings.questions:
             running.close()  # the model would be in memory twice
         questions, notes = _ask(session, path, answered, settings, on_progress, cancelled)
+        if not settings.speed and not settings.questions:
+            start(path, load, session.paths.logs, None, cancelled, None, "evaluate", running)
         loaded = None if settings.questions else running
         evaluation = _evaluate(session, path, settings, on_progress, cancelled, loaded)
-    result = Measurement(path, entry, evaluation, questions, trial, estimated, tuple(notes))
+    result = Measurement(path, entry, evaluation, questions, speed, tuple(notes))
     answered.forget()
     try:
         entry = session.library.add_figures(entry.sha256, *figures(result, settings))
     except QuantdeckError as error:
         notes.append(f"The figures could not be kept: {error}")
     return replace(result, entry=entry, notes=tuple(notes))
+
+
+def _try_out(
+    session: Session,
+    model: Model,
+    settings: MeasureSettings,
+    load: LoadSettings,
+    on_progress: Callable[[MeasureProgress], None],
+    cancelled: Callable[[], bool],
+    child: Child,
+) -> Speed:
+    """Measure speed and memory in `child`, which keeps the model, and learn from it."""
+    context = settings.evaluation.context
+    estimated = estimate(session, model, context)
+
+    def heard(share: float) -> None:
+        on_progress(MeasureProgress("measuring speed and memory", share))
+
+    heard(0.0)
+    trial = try_out(model.path, replace(load, context=context), session.paths.logs, heard, cancelled, child=child)
+    learn(session, model, trial, estimated)
+    return Speed(trial, estimated)
 
 
 def check(
@@ -315,7 +339,7 @@ def learn(session: Session, model: Model, trial: Trial, estimated: Estimated) ->
 
 def figures(result: Measurement, settings: MeasureSettings) -> list[Figure]:
     """A measurement as the library keeps it: every figure with what it depends on."""
-    now, e, trial = _now(), result.evaluation, result.trial
+    now, e = _now(), result.evaluation
     text: Details = {
         "text": settings.corpus.name,
         "text_sha256": sha256(settings.corpus)[:_TEXT_DIGITS],
@@ -346,15 +370,18 @@ def figures(result: Measurement, settings: MeasureSettings) -> list[Figure]:
     if q := result.questions:
         details: Details = {"contains": q.contains, "total": q.total, "questions": settings.questions_name}
         found.append(Figure("question_score", q.exact / max(1, q.total), now, details))
+    return found + (_speed_figures(result.speed, now) if result.speed else [])
+
+
+def _speed_figures(speed: Speed, now: str) -> list[Figure]:
+    trial, estimated = speed.trial, speed.estimated
     how: Details = {"context": trial.context, "threads": trial.threads}
-    speed, memory = result.estimated.tokens_per_second, result.estimated.memory
-    found += [
-        Figure("tokens_per_second", trial.tokens_per_second, now, {**how, "estimated": speed}),
+    return [
+        Figure("tokens_per_second", trial.tokens_per_second, now, {**how, "estimated": estimated.tokens_per_second}),
         Figure("prompt_tokens_per_second", trial.prompt_tokens_per_second, now, how),
         Figure("load_seconds", trial.load_seconds, now, {}),
-        Figure("peak_memory", trial.peak_memory, now, {**how, "estimated": memory}),
+        Figure("peak_memory", trial.peak_memory, now, {**how, "estimated": estimated.memory}),
     ]
-    return found
 
 
 def read_questions(path: Path) -> tuple[Question, ...]:

@@ -114,7 +114,10 @@ def test_evaluate_in_lock_step_writes_no_logits(quantdeck: Run, environ: dict[st
     cache = Path(environ["QUANTDECK_HOME"]) / "cache" / "evaluations"
     for logits in cache.glob("*.logits"):
         logits.unlink()
-    document = quantdeck("evaluate", "q.gguf", *arguments, "--lock-step").document
+    said = quantdeck("evaluate", "q.gguf", *arguments, "--lock-step", "--no-speed")
+    document = said.document
+    assert document["tokens_per_second"] is document["peak_memory"] is document["estimated"] is None
+    assert "tokens/s" not in said.err
     assert document["divergence"]["kl"]["value"] == pytest.approx(kept, rel=1e-6) and document["questions"] is None
     assert not list(cache.glob("*.logits"))
 

@@ -137,7 +137,7 @@ def test_figures_belong_to_the_file(session: Session, settings: MeasureSettings,
     assert session.library.get(done.entry.sha256) == done.entry
     moved = path.rename(tmp_path / "moved.gguf")
     assert entry_of(session.library, moved, read_model(moved)).sha256 == done.entry.sha256
-    assert done.estimated.memory == pytest.approx(done.trial.peak_memory, rel=0.25)
+    assert done.speed.estimated.memory == pytest.approx(done.speed.trial.peak_memory, rel=0.25)
     document = done.to_dict()
     assert document["questions"]["total"] == 20 and json.dumps(document)
 

@@ -82,7 +82,12 @@ def _settings(model: Path, reference: Path | None, arguments: argparse.Namespace
         gpu_layers=arguments.gpu_layers,
     )
     usual = default_settings(model, evaluation, reference)
-    settings = replace(usual, corpus=text_file(arguments.data, usual.corpus), keep_reference=not arguments.lock_step)
+    settings = replace(
+        usual,
+        corpus=text_file(arguments.data, usual.corpus),
+        keep_reference=not arguments.lock_step,
+        speed=not arguments.no_speed,
+    )
     if arguments.questions == NO_QUESTIONS:
         return replace(settings, questions=(), questions_name="")
     if arguments.questions:
