@@ -183,7 +183,7 @@ def _try_out(
 ) -> Speed:
     """Measure speed and memory in `child`, which keeps the model, and learn from it."""
     context = settings.evaluation.context
-    estimated = estimate(session, model, context)
+    estimated = estimate(session, model, context, settings.evaluation.threads)
 
     def heard(share: float) -> None:
         on_progress(MeasureProgress("measuring speed and memory", share))
@@ -311,13 +311,17 @@ def entry_of(library: Library, path: Path, model: Model) -> Entry:
     return entry
 
 
-def estimate(session: Session, model: Model, context: int) -> Estimated:
-    """What this program expects of `model` as it is, on this machine, with what was learned so far."""
+def estimate(session: Session, model: Model, context: int, threads: int | None = None) -> Estimated:
+    """What this program expects of `model` as it is, on this machine, with what was learned so far.
+
+    `threads` None: as many as chats take.
+    """
     from .advice import Estimator, Setup
     from .advice.machine import this_machine
 
     machine = this_machine(*session.machine(model.path.parent))
-    row = Estimator(model).as_it_is(machine, Setup(context), session.corrections)
+    setup = Setup(context, threads=threads or session.profile.chat.threads)
+    row = Estimator(model).as_it_is(machine, setup, session.corrections)
     on_cpu = row.placement.where == "cpu"
     return Estimated(row.memory.total + session.program_bytes if on_cpu else 0, row.tokens_per_second)
 
@@ -328,7 +332,7 @@ def learn(session: Session, model: Model, trial: Trial, estimated: Estimated) ->
     from .advice.machine import this_machine
 
     machine = this_machine(*session.machine(model.path.parent))
-    setup = Setup(trial.context)
+    setup = Setup(trial.context, threads=trial.threads)
     corrections = Estimator(model).learned(machine, setup, trial.tokens_per_second, session.corrections)
     program = session.program_bytes
     if estimated.memory and trial.peak_memory:

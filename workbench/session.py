@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 SAMPLE_WORD = "sample"
 DEFAULT_CONTEXT = 4096
-BYTES_A_THREAD = 128 << 20
-CPU_TYPE = "cpu-"
+CPU_PACE = "cpu-pace"
 PROGRAM = "program-bytes"
 PROGRAM_BYTES = 48 << 20
 
@@ -135,18 +134,22 @@ class Session:
         return picks(found, model, machine, setup, self.corrections, level, sizes)
 
     def look_at_machine(self, output: Path, measure: bool = False) -> tuple[Hardware, Bandwidth]:
-        """What this machine is. The memory bandwidth is measured the first time, and again if `measure` is set.
+        """What this machine is. Its memory and kernels are measured the first time, and again if `measure` is set.
 
         Args:
             output: where models will be written; its disk is looked at.
-            measure: measure the bandwidth even if the profile knows it.
+            measure: measure even if the profile knows the figures.
         """
         from .hardware import detect, measure_bandwidth
+        from .llama.kernel_speed import measure_kernels
 
         hardware = detect(output)
         bandwidth = self.profile.bandwidth
         if measure or bandwidth is None:
             bandwidth = measure_bandwidth(hardware.cpu.whole_cores, hardware.memory.usable)
+        if bandwidth.kernels is None:
+            kernels = measure_kernels(self.paths.logs, hardware.cpu.whole_cores, hardware.memory.usable)
+            bandwidth = replace(bandwidth, kernels=kernels)
         self.change_profile(lambda profile: replace(profile, hardware=hardware, bandwidth=bandwidth))
         return hardware, bandwidth
 
@@ -231,6 +234,7 @@ class Session:
 
         The file is mapped unless it would be in memory twice.
         """
+        from .advice.speed import threads_for
         from .llama import LoadSettings, default_threads
         from .model import read_model
 
@@ -239,8 +243,10 @@ class Session:
         if not context:
             trained = header.get("{arch}.context_length")
             context = min(trained, DEFAULT_CONTEXT) if isinstance(trained, int) and trained > 0 else DEFAULT_CONTEXT
-        # Threads of a small model wait for each other longer than they compute, above all on a busy machine.
-        threads = chat.threads or min(default_threads(), 1 + header.n_bytes // BYTES_A_THREAD)
+        most = default_threads()
+        if hardware := self.profile.hardware:  # a container's share of the processor, which affinity does not tell
+            most = min(most, max(1, hardware.cpu.whole_cores - 1))
+        threads = chat.threads or threads_for(header.n_bytes, most)
         return LoadSettings(context=context, threads=threads, memory_map=not self._better_read(header))
 
     def _better_read(self, model: Model) -> bool:
@@ -287,8 +293,7 @@ class Session:
         from .advice import Corrections
 
         learned = self.profile.corrections
-        types = {key[len(CPU_TYPE) :]: value for key, value in learned.items() if key.startswith(CPU_TYPE)}
-        return Corrections(cpu=learned.get("cpu"), gpu=learned.get("gpu"), types=types)
+        return Corrections(cpu=learned.get(CPU_PACE), gpu=learned.get("gpu"))
 
     @property
     def program_bytes(self) -> int:
@@ -297,8 +302,7 @@ class Session:
 
     def correct(self, corrections: Corrections, program_bytes: int) -> None:
         """Keep what was learned of this machine: its speed, and `program_bytes`."""
-        values = {"cpu": corrections.cpu, "gpu": corrections.gpu, PROGRAM: float(program_bytes)}
-        values |= {CPU_TYPE + kind: value for kind, value in corrections.types.items()}
+        values = {CPU_PACE: corrections.cpu, "gpu": corrections.gpu, PROGRAM: float(program_bytes)}
         known = {name: round(value, 4) for name, value in values.items() if value is not None}
         self.change_profile(lambda profile: replace(profile, corrections={**profile.corrections, **known}))
 

@@ -154,9 +154,7 @@ class Estimator:
             return replace(corrections, gpu=(corrections.gpu or GPU_EFFICIENCY) * gain)
         if row.placement.where != "cpu":
             return corrections
-        tables = row.facts is not None and row.facts.table_driven
-        weights = footprint(self.model)
-        return learn(weights, row.tokens_per_second, tokens_per_second, machine, corrections, tables)
+        return learn(row.tokens_per_second, tokens_per_second, corrections)
 
     def _candidate(
         self,
@@ -170,7 +168,15 @@ class Estimator:
         run = self.running(setup)
         placement = place(made.footprint, run, machine.budget)
         tables = facts is not None and facts.table_driven
-        speed = tokens_per_second(made.footprint, run, placement, machine, table_driven=tables, corrections=corrections)
+        speed = tokens_per_second(
+            made.footprint,
+            run,
+            placement,
+            machine,
+            table_driven=tables,
+            corrections=corrections,
+            threads=setup.threads,
+        )
         source = machine.card.source if machine.card and placement.where == "gpu" else machine.processor.source
         modest = placement.need.total <= SPARE_SHARE * machine.budget.room(placement.where)
         return Candidate(

@@ -14,6 +14,7 @@ from functools import cached_property
 
 from ...kernels import TYPES
 from ..model import Model
+from ..model.model import Tensor
 from ..recipe import Recipe
 from .cache import ENCODERS, CacheLayout, block_count, cache_layout, number, per_layer
 
@@ -26,6 +27,8 @@ _EXPERTS = re.compile(r"_(?:ch)?exps\.")
 _LOOKED_UP = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
 _NEVER_FLASH = frozenset({"grok", "t5", "t5encoder"})
 _ALIGNMENT = 32
+_NODES_A_LAYER = 10
+"""Steps of a layer that have no weights: positions, the cache, attention, the activation, sums (of a llama)."""
 _F32 = 4
 _MOST_QUERIES_PER_KEY = 16.0
 
@@ -35,13 +38,14 @@ class Setup:
     """How the model will be run: `context` tokens for each of `slots` users at the same time.
 
     `kv_type` is the type of keys and values (F16, Q8_0, Q4_0 ...), `micro_batch` the tokens that are computed at once
-    while a prompt is read.
+    while a prompt is read, `threads` how many compute on the processor (0: as many as this program takes).
     """
 
     context: int
     slots: int = 1
     kv_type: str = "F16"
     micro_batch: int = 512
+    threads: int = 0
 
     @property
     def cells(self) -> int:
@@ -69,7 +73,8 @@ class Footprint:
 
     `active` are the bytes of a layer that one token reads: of a mixture of experts only the experts used. `output_read`
     are the bytes read for the output, which are the embedding's where both share one table (`tied`). `read_by_type`
-    are all bytes that one token reads, by type.
+    are all bytes that one token reads, by type; `rows` are the rows of matrices that it is multiplied with, `nodes` the
+    steps of its graph, and `width` the numbers that go from one step to the next.
     """
 
     layers: tuple[int, ...]
@@ -79,6 +84,9 @@ class Footprint:
     tied: bool
     output_read: int
     read_by_type: Mapping[str, int] = field(default_factory=dict)
+    rows: int = 0
+    nodes: int = 0
+    width: int = 0
 
     @cached_property
     def total(self) -> int:
@@ -93,11 +101,11 @@ class Footprint:
 
 def footprint(model: Model, recipe: Recipe | None = None) -> Footprint:
     """Where the weights of `model` go, as they are or as `recipe` makes them."""
-    sizes: Iterable[tuple[str, str, int]]
+    sizes: Iterable[tuple[Tensor, str, int]]
     if recipe is None:
-        sizes = ((tensor.name, tensor.type, tensor.n_bytes) for tensor in model.tensors)
+        sizes = ((tensor, tensor.type, tensor.n_bytes) for tensor in model.tensors)
     else:
-        sizes = ((choice.tensor.name, choice.type, choice.n_bytes) for choice in recipe.tensors)
+        sizes = ((choice.tensor, choice.type, choice.n_bytes) for choice in recipe.tensors)
     count = max(1, block_count(model))
     layers, active = [0] * count, [0.0] * count
     tables = output = embedding = 0
@@ -105,8 +113,10 @@ def footprint(model: Model, recipe: Recipe | None = None) -> Footprint:
     has_output = "output.weight" in model.by_name
     alignment = number(model, "general.alignment", _ALIGNMENT) or _ALIGNMENT
     by_type: Counter[str] = Counter()
-    for name, kind, n_bytes in sizes:
-        size = _up(n_bytes, alignment)
+    rows, nodes = 0.0, _NODES_A_LAYER * count
+    for tensor, kind, n_bytes in sizes:
+        name, size = tensor.name, _up(n_bytes, alignment)
+        share = 1.0
         found = _LAYER.match(name)
         if found:
             layer = min(int(found[1]), count - 1)
@@ -122,8 +132,24 @@ def footprint(model: Model, recipe: Recipe | None = None) -> Footprint:
         else:
             output += size
             by_type[kind] += size
+        # A matrix is two steps: what it is multiplied with is packed first.
+        nodes += min(2, len(tensor.shape))
+        if len(tensor.shape) > 1 and not (name.startswith(_LOOKED_UP) and has_output):
+            rows += tensor.n_rows * share
     read = output + (0 if has_output else embedding)
-    return Footprint(tuple(layers), tuple(map(int, active)), tables, output, not has_output, read, by_type)
+    width = number(model, "{arch}.embedding_length")
+    return Footprint(
+        tuple(layers),
+        tuple(map(int, active)),
+        tables,
+        output,
+        not has_output,
+        read,
+        by_type,
+        rows=int(rows),
+        nodes=nodes,
+        width=width,
+    )
 
 
 def _expert_shares(model: Model, layers: int) -> list[float]:
@@ -211,12 +237,15 @@ def vocabulary(model: Model) -> int:
 class Running:
     """What a model needs beside its weights in one setup: bytes of cache by layer, of compute and of result buffers.
 
-    `queries_per_key`: heads that share their keys and values, which a processor goes through for each of them.
+    `queries_per_key`: heads that share their keys and values, which a processor goes through for each of them;
+    `element` are the bytes of one number of a key or value, `cells` the tokens that a layer has room for.
     """
 
     caches: tuple[int, ...]
     compute: int
     queries_per_key: float = 1.0
+    element: float = 2.0
+    cells: int = 0
 
     @cached_property
     def kv_cache(self) -> int:
@@ -243,7 +272,7 @@ def running(model: Model, setup: Setup) -> Running:
     widths = _widths(model, layout)
     masked = cells + window_cells if layout.layers else batch
     compute = _compute(widths, masked, batch) + _F32 * widths.vocabulary * setup.slots
-    return Running(tuple(caches), compute, _queries_per_key(model))
+    return Running(tuple(caches), compute, _queries_per_key(model), kind.block_bytes / kind.block_size, cells)
 
 
 def _queries_per_key(model: Model) -> float:

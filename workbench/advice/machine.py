@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..hardware import Bandwidth, Gpu, Hardware
+from ..hardware import Bandwidth, Gpu, Hardware, Kernels
 from ..text import size
 from .data import bandwidths
 from .fit import Budget
@@ -18,15 +18,22 @@ _APPLE_GPU_SHARE = 0.75  # what macOS lets the GPU pin, unless told otherwise
 
 @dataclass(frozen=True)
 class Rate:
-    """Bytes a second from memory. `source`: "measured", "published" (by the card's name), or "assumed"."""
+    """Bytes a second from memory. `source`: "measured", "published" (by the card's name), or "assumed".
+
+    `kernels` say more of a processor, where they were measured.
+    """
 
     bytes_per_second: float
     source: str
+    kernels: Kernels | None = None
 
 
 @dataclass(frozen=True)
 class Machine:
-    """`kind` is "nvidia", "apple", "other_gpu" or "cpu"; `card` is None where no graphics processor can be used."""
+    """`kind` is "nvidia", "apple", "other_gpu" or "cpu"; `card` is None where no graphics processor can be used.
+
+    `threads` are the most that this program computes with.
+    """
 
     kind: str
     budget: Budget
@@ -35,6 +42,7 @@ class Machine:
     processor: Rate
     card: Rate | None
     notes: tuple[str, ...] = ()
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,9 @@ def this_machine(hardware: Hardware, measured: Bandwidth | None = None) -> Machi
     vram = sum(_free(gpu) for gpu in cards)
     features = " ".join(hardware.cpu.features).upper()
     assumed = bandwidths().assumed
-    processor = Rate(measured.bytes_per_second, "measured") if measured else Rate(assumed["processor"], "assumed")
+    processor = Rate(assumed["processor"], "assumed")
+    if measured:
+        processor = Rate(measured.bytes_per_second, "measured", measured.kernels)
     return Machine(
         kind=_kind(cards),
         budget=Budget(hardware.memory.usable, vram, len(cards), unified),
@@ -62,6 +72,7 @@ def this_machine(hardware: Hardware, measured: Bandwidth | None = None) -> Machi
         processor=processor,
         card=_card_rate(cards),
         notes=tuple(notes),
+        threads=max(1, hardware.cpu.whole_cores - 1),
     )
 
 

@@ -1,11 +1,24 @@
-"""How fast a model will answer: each token reads all active weights and the keys and values so far, once."""
+"""How fast a model will answer: what one token costs, step by step, with the speeds measured on this machine.
+
+On a processor whose kernels were measured (`hardware.Kernels`), with T threads, in nanoseconds:
+
+    weights      for each type, hypot((rows x per_row + bytes x per_byte) / T, bytes x per_byte_from_memory)
+    attention    hypot(elements x heads that share them x per_head_element x share, bytes x per_byte_from_memory),
+                 `share` being that of the thread with the most of them
+    steps        nodes x (per_node + width x per_node_element), which threads cannot share
+    the rest     PER_TOKEN
+
+Computing goes on while memory is read, though never wholly: hence squares are added. Where nothing was measured (a
+graphics card, a machine that was only described) the weights and the cache are read once, at a share of the bandwidth.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
+from ..hardware import Kernels
 from .fit import Footprint, Placement, Running
 from .machine import Machine
 
@@ -13,31 +26,33 @@ CPU_EFFICIENCY = 0.65
 """Share of the memory bandwidth that generating reaches on a processor: 0.55 to 0.8 are typical."""
 GPU_EFFICIENCY = 0.70
 MOST_TOKENS = 1000.0
-"""Tokens a second beyond which no estimate goes: then other things than memory bound the speed."""
+"""Tokens a second beyond which no estimate by bandwidth goes: then other things than memory bound the speed."""
 TABLES_ON_CPU = 0.7
 """Speed of table-driven levels on a processor against others of their size; another factor without AVX2 or NEON."""
 TABLES_ON_OLD_CPU = 0.35
 
-
-SLOW_TO_UNPACK = {"Q2_K": 0.6, "Q3_K": 0.65}
-"""Types whose unpacking keeps a processor longer than their bytes do, against others (measured with AVX-512)."""
-LEAST_TO_LEARN_FROM = 64 << 20
-"""Bytes a token below which a run teaches nothing: there, other things than reading weights take the time."""
-KNOWN_MOVES = 0.5
-_LEAST, _MOST = 0.01, 4.0
+PER_TOKEN = 30e3
+"""Nanoseconds for handing a token over and getting its scores back, whatever the model."""
+BYTES_A_THREAD = 128 << 20
+"""Bytes of a model for each thread more: threads of small ones wait for each other longer than they compute."""
+TRUST = 0.5
+_LEAST_PACE, _MOST_PACE = 0.5, 2.0
 
 
 @dataclass(frozen=True)
 class Corrections:
-    """Efficiencies learned on this machine from real runs (speed reached / speed by bandwidth); None: not yet.
+    """What real runs on this machine taught: speed reached / speed expected; None: nothing yet.
 
-    `types` are the processor's, by type of the weights: unpacking some takes longer than reading them. `cpu` is for
-    types that no run has met yet, and for the cache.
+    On a processor of the whole estimate, on a card of the published bandwidth.
     """
 
     cpu: float | None = None
     gpu: float | None = None
-    types: Mapping[str, float] = field(default_factory=dict)
+
+
+def threads_for(n_bytes: int, most: int) -> int:
+    """Threads that this program takes for a model of `n_bytes`, of `most` that it may take."""
+    return max(1, min(most, 1 + n_bytes // BYTES_A_THREAD))
 
 
 def tokens_per_second(
@@ -48,12 +63,13 @@ def tokens_per_second(
     *,
     table_driven: bool = False,
     corrections: Corrections | None = None,
+    threads: int = 0,
 ) -> float:
-    """Generated tokens a second, with the context half full. Times on card and processor add up; never more than
-    `MOST_TOKENS`.
+    """Generated tokens a second, with the context half full. Times on card and processor add up.
 
     Layers on the card are the last ones; the cache of a layer is read where the layer is: on a processor once for each
-    of the query heads that share it (measured: llama.cpp 0.3.36 goes through it head by head).
+    of the query heads that share it (measured: llama.cpp 0.3.36 goes through it head by head). `threads` compute on the
+    processor, as many as this program takes by default.
     """
     learned = corrections or Corrections()
     offloaded = max(0, placement.gpu_layers - 1)
@@ -62,51 +78,72 @@ def tokens_per_second(
     halves = [cache // 2 for cache in caches]
     on_cards = sum(weights.active[first:]) + sum(halves[first:]) + (weights.output_read if placement.gpu_layers else 0)
     in_ram = sum(weights.active[:first]) + (0 if placement.gpu_layers else weights.output_read)
-    processor = machine.processor.bytes_per_second
-    seconds = in_ram / (processor * efficiency(weights, machine, learned, table_driven))
-    seconds += sum(halves[:first]) * run.queries_per_key / (processor * (learned.cpu or CPU_EFFICIENCY))
+    kernels, known = machine.processor.kernels, sum(weights.read_by_type.values())
+    if kernels is not None and known:
+        share = in_ram / max(1, sum(weights.active) + weights.output_read)
+        count = threads or threads_for(weights.total, machine.threads)
+        seconds = _measured_seconds(weights, share, sum(halves[:first]), run, kernels, count)
+        limit = 0.0
+    else:
+        bandwidth = machine.processor.bytes_per_second * CPU_EFFICIENCY
+        tables = TABLES_ON_CPU if machine.fast_simd else TABLES_ON_OLD_CPU
+        seconds = in_ram / (bandwidth * (tables if table_driven else 1))
+        seconds += sum(halves[:first]) * run.queries_per_key / bandwidth
+        limit = 1 / MOST_TOKENS
+    seconds /= learned.cpu or 1.0
     if machine.card:
         seconds += on_cards / (machine.card.bytes_per_second * (learned.gpu or GPU_EFFICIENCY))
-    return 1 / max(seconds, 1 / MOST_TOKENS)
+        limit = 1 / MOST_TOKENS
+    return 1 / max(seconds, limit, 1e-9)
 
 
-def efficiency(weights: Footprint, machine: Machine, learned: Corrections, table_driven: bool) -> float:
-    """Share of the processor's memory bandwidth that reading these weights reaches."""
-    usual = learned.cpu or CPU_EFFICIENCY
-    unknown = usual
-    if table_driven:
-        unknown *= TABLES_ON_CPU if machine.fast_simd else TABLES_ON_OLD_CPU
-    total = sum(weights.read_by_type.values())
-    if not total:
-        return unknown
-    return total / sum(
-        n / learned.types.get(kind, unknown * SLOW_TO_UNPACK.get(kind, 1.0)) for kind, n in weights.read_by_type.items()
-    )
+def _measured_seconds(
+    weights: Footprint, share: float, cache: int, run: Running, kernels: Kernels, threads: int
+) -> float:
+    """Seconds for one token on the processor, of `share` of the weights and of `cache` bytes of keys and values."""
+    known = sum(weights.read_by_type.values())
+    from_memory = _by_threads(kernels.per_byte_from_memory, threads)
+    # What is read again and again stays in the caches as far as it fits; a little more, and it drives itself out.
+    from_memory *= min(1.0, max(0.0, (share * known + cache) / max(1, kernels.cache) - 1))
+    usual = sorted(kernels.per_byte.values())[len(kernels.per_byte) // 2] if kernels.per_byte else 0.0
+    reading = 0.0
+    for kind, n_bytes in weights.read_by_type.items():
+        rows = weights.rows * n_bytes / known
+        computing = rows * kernels.per_row + n_bytes * kernels.per_byte.get(kind, usual)
+        reading += math.hypot(computing / threads, n_bytes * from_memory)
+    looking = cache / run.element * run.queries_per_key * kernels.per_head_element
+    attention = math.hypot(looking * _busiest(run.cells // 2, threads), cache * from_memory)
+    step = _by_threads(kernels.per_node, threads) + weights.width * kernels.per_node_element
+    return 1e-9 * (share * (reading + weights.nodes * step) + attention + (PER_TOKEN if share else 0.0))
 
 
-def learn(
-    weights: Footprint, estimated: float, measured: float, machine: Machine, learned: Corrections, table_driven: bool
-) -> Corrections:
+def _busiest(tokens: int, threads: int) -> float:
+    """The share of one of `threads` in looking back at so many `tokens`.
+
+    llama.cpp 0.3.36 shares out its cells, in steps of 256, whether they hold a token yet or not; if there are fewer
+    than 512 of them, it shares out the heads.
+    """
+    cells = -(-(tokens + 1) // 256) * 256
+    if cells < 512:
+        return 1 / threads
+    return min(1.0, cells / threads / tokens)
+
+
+def _by_threads(measured: Mapping[str, float], threads: int) -> float:
+    """The figure of the number of threads that is nearest to `threads` of those that were measured."""
+    counts = [int(name) for name in measured if name.isdigit()]
+    return measured[str(min(counts, key=lambda count: abs(count - threads)))] if counts else 0.0
+
+
+def learn(estimated: float, measured: float, learned: Corrections) -> Corrections:
     """What a run on the processor teaches: `estimated` tokens a second were expected, `measured` came.
 
-    Each type's efficiency moves as far as it has a share in the weights, together exactly so far that the estimate
-    would have been right (a step of Kaczmarz's method on the logarithms); half as far where it was known before.
+    The estimate moves half-way: one run on a busy machine must not spoil what others have taught.
     """
-    total = sum(weights.read_by_type.values())
-    if total < LEAST_TO_LEARN_FROM or estimated <= 0 or measured <= 0:
+    if estimated <= 0 or measured <= 0:
         return learned
-    before = efficiency(weights, machine, learned, table_driven)
-    shares = {kind: n / total for kind, n in weights.read_by_type.items() if n / total >= 0.02}
-    norm = sum(share**2 for share in shares.values())
-    step = math.log(measured / estimated) / norm
-    types = dict(learned.types)
-    for kind, share in shares.items():
-        # What is known already moves half-way: one run on a busy machine must not spoil what others have taught.
-        trust = KNOWN_MOVES if kind in types else 1.0
-        types[kind] = min(_MOST, max(_LEAST, types.get(kind, before) * math.exp(trust * share * step)))
-    comparable = [math.log(value / SLOW_TO_UNPACK.get(kind, 1.0)) for kind, value in types.items()]
-    usual = math.exp(sum(comparable) / len(comparable))
-    return Corrections(cpu=usual, gpu=learned.gpu, types=types)
+    pace = (learned.cpu or 1.0) * (measured / estimated) ** TRUST
+    return replace(learned, cpu=min(_MOST_PACE, max(_LEAST_PACE, pace)))
 
 
 def prompt_class(placement: Placement, active_weights: int) -> str:

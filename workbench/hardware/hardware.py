@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -80,12 +81,35 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class Kernels:
+    """How long llama.cpp's kernels take on this processor for what a single token needs, in nanoseconds.
+
+    Of one core: `per_byte` of weights in its cache by type, `per_row` of a weight matrix, `per_head_element` of a key
+    or value for each head that looks at it, and `per_node_element` of a step between the matrices. By the number of
+    threads that compute: `per_node`, what each step of the graph costs for itself, and `per_byte_from_memory`, what a
+    byte takes that is in no cache. `cache` are the bytes up to which a model stays in the caches.
+    """
+
+    per_byte: Mapping[str, float]
+    per_row: float
+    per_head_element: float
+    per_node_element: float
+    per_node: Mapping[str, float]
+    per_byte_from_memory: Mapping[str, float]
+    cache: int
+
+
+@dataclass(frozen=True)
 class Bandwidth:
-    """Measured memory bandwidth for reading: bytes a second with `threads` threads, at an ISO 8601 time."""
+    """Measured memory bandwidth for reading: bytes a second with `threads` threads, at an ISO 8601 time.
+
+    `kernels` is None where llama.cpp could not be asked to compute.
+    """
 
     bytes_per_second: float
     threads: int
     measured_at: str
+    kernels: Kernels | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ MODULES: Mapping[str, str] = MappingProxyType(
         "calibrate": "serve_calibrate",
         "evaluate": "serve_evaluate",
         "trial": "serve_trial",
+        "kernels": "serve_kernels",
     }
 )
 

@@ -37,12 +37,14 @@ Tensor._fields_ = [
 TensorPointer = ctypes.POINTER(Tensor)
 
 
-class _InitParams(ctypes.Structure):
+class InitParams(ctypes.Structure):
+    """`struct ggml_init_params` of ggml.h."""
+
     _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
 
 
 libggml.ggml_init.restype = ctypes.c_void_p
-libggml.ggml_init.argtypes = [_InitParams]
+libggml.ggml_init.argtypes = [InitParams]
 libggml.ggml_free.argtypes = [ctypes.c_void_p]
 libggml.ggml_new_tensor_2d.restype = TensorPointer
 libggml.ggml_new_tensor_2d.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -71,7 +73,7 @@ def operation_number(name: str) -> int:
 
 def check_layout() -> None:
     """`Refused` if this library's tensors are laid out otherwise than `Tensor`."""
-    context = libggml.ggml_init(_InitParams(1 << 16, None, False))
+    context = libggml.ggml_init(InitParams(1 << 16, None, False))
     try:
         weight = libggml.ggml_set_name(libggml.ggml_new_tensor_2d(context, F32, 32, 3), b"weight")
         rows = libggml.ggml_new_tensor_2d(context, F32, 32, 5)
