@@ -317,13 +317,20 @@ def estimate(session: Session, model: Model, context: int, threads: int | None =
     `threads` None: as many as chats take.
     """
     from .advice import Estimator, Setup
+    from .advice.fit import vocabulary_bytes
     from .advice.machine import this_machine
+    from .advice.repack import repacked_bytes
 
     machine = this_machine(*session.machine(model.path.parent))
     setup = Setup(context, threads=threads or session.profile.chat.threads)
-    row = Estimator(model).as_it_is(machine, setup, session.corrections)
-    on_cpu = row.placement.where == "cpu"
-    return Estimated(row.memory.total + session.program_bytes if on_cpu else 0, row.tokens_per_second)
+    estimator = Estimator(model)
+    row = estimator.as_it_is(machine, setup, session.corrections)
+    if row.placement.where != "cpu":
+        return Estimated(0, row.tokens_per_second)
+    run, program = estimator.running(setup), session.program_bytes + vocabulary_bytes(model)
+    if session.load_settings(model.path).memory_map and (known := session.profile.hardware):
+        program += repacked_bytes(model, known.cpu.features)  # beside the file itself
+    return Estimated(row.memory.weights + run.kv_cache + run.touched + program, row.tokens_per_second)
 
 
 def learn(session: Session, model: Model, trial: Trial, estimated: Estimated) -> None:

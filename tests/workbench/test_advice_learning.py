@@ -28,7 +28,7 @@ from quantdeck.workbench.sample import SAMPLE
 from support import llama_quantize
 from support.models import make_model
 
-NOTHING = Kernels({"F32": 0.0, "F16": 0.0}, 0.0, 0.0, 0.0, {"1": 0.0}, {"1": 0.0}, 1)
+NOTHING = Kernels({"F32": 0.0, "F16": 0.0}, 0.0, 0.0, 0.0, {"1": 0.0}, {"1": 0.0}, {"1": 0.0}, 1)
 MIB = 1 << 20
 
 
@@ -71,6 +71,10 @@ def test_memory_counts_beyond_the_caches_and_beside_computing() -> None:
     n_bytes = sum(footprint(read_model(SAMPLE.model)).read_by_type.values())
     assert nanoseconds(slow) > 1.99 * n_bytes
     assert nanoseconds(replace(slow, cache=64 * MIB)) == pytest.approx(0, abs=1)
+    stalls = replace(NOTHING, per_matrix_from_memory={"1": 9.0})
+    matrices = sum(len(t.shape) > 1 for t in read_model(SAMPLE.model).tensors)
+    assert nanoseconds(stalls) == pytest.approx(9 * matrices, abs=10)
+    assert nanoseconds(replace(stalls, cache=64 * MIB)) == pytest.approx(0, abs=1)
     both = nanoseconds(replace(slow, per_byte={"F16": 2.0, "F32": 2.0}))
     assert both / nanoseconds(slow) == pytest.approx(math.sqrt(2), rel=0.1)
 
@@ -132,7 +136,8 @@ def test_kernels_of_this_machine(tmp_path: Path) -> None:
     # Code books are looked up, which no processor does faster than it multiplies.
     assert found.per_byte["IQ3_S"] > 1.5 * found.per_byte["Q8_0"]
     assert 0 < found.per_head_element < 100 and 0 <= found.per_row < 1000 and 0 <= found.per_node_element < 1000
-    assert set(found.per_node) == set(found.per_byte_from_memory) == {"1", "2"} and found.per_node["1"] > 0
+    by_threads = found.per_node, found.per_byte_from_memory, found.per_matrix_from_memory
+    assert all(set(figures) == {"1", "2"} for figures in by_threads) and found.per_node["1"] > 0
     assert found.cache >= MIB
     store = ProfileStore(tmp_path / "profile.toml")
     bandwidth = Bandwidth(1e9, 2, "2026-01-01T00:00:00+00:00", found)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ...kernels import TYPES
@@ -27,8 +27,12 @@ _EXPERTS = re.compile(r"_(?:ch)?exps\.")
 _LOOKED_UP = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
 _NEVER_FLASH = frozenset({"grok", "t5", "t5encoder"})
 _ALIGNMENT = 32
+_BYTES_A_WORD = 160
 _NODES_A_LAYER = 10
 """Steps of a layer that have no weights: positions, the cache, attention, the activation, sums (of a llama)."""
+_ROUTER = re.compile(r"\.ffn_gate_inp\.")
+_NODES_A_ROUTER = 12
+"""Steps more where experts are chosen: their scores, the order, and the weights and sums of those that are used."""
 _F32 = 4
 _MOST_QUERIES_PER_KEY = 16.0
 
@@ -73,8 +77,8 @@ class Footprint:
 
     `active` are the bytes of a layer that one token reads: of a mixture of experts only the experts used. `output_read`
     are the bytes read for the output, which are the embedding's where both share one table (`tied`). `read_by_type`
-    are all bytes that one token reads, by type; `rows` are the rows of matrices that it is multiplied with, `nodes` the
-    steps of its graph, and `width` the numbers that go from one step to the next.
+    are all bytes that one token reads, by type; `matrices` are what it is multiplied with (the experts of a layer being
+    one), `rows` their rows, `nodes` the steps of its graph, and `width` the numbers that go from one step to the next.
     """
 
     layers: tuple[int, ...]
@@ -84,6 +88,7 @@ class Footprint:
     tied: bool
     output_read: int
     read_by_type: Mapping[str, int] = field(default_factory=dict)
+    matrices: int = 0
     rows: int = 0
     nodes: int = 0
     width: int = 0
@@ -113,7 +118,7 @@ def footprint(model: Model, recipe: Recipe | None = None) -> Footprint:
     has_output = "output.weight" in model.by_name
     alignment = number(model, "general.alignment", _ALIGNMENT) or _ALIGNMENT
     by_type: Counter[str] = Counter()
-    rows, nodes = 0.0, _NODES_A_LAYER * count
+    rows, matrices, nodes = 0.0, 0, _NODES_A_LAYER * count
     for tensor, kind, n_bytes in sizes:
         name, size = tensor.name, _up(n_bytes, alignment)
         share = 1.0
@@ -135,7 +140,9 @@ def footprint(model: Model, recipe: Recipe | None = None) -> Footprint:
         # A matrix is two steps: what it is multiplied with is packed first.
         nodes += min(2, len(tensor.shape))
         if len(tensor.shape) > 1 and not (name.startswith(_LOOKED_UP) and has_output):
+            matrices += 1
             rows += tensor.n_rows * share
+            nodes += _NODES_A_ROUTER if _ROUTER.search(name) else 0
     read = output + (0 if has_output else embedding)
     width = number(model, "{arch}.embedding_length")
     return Footprint(
@@ -146,6 +153,7 @@ def footprint(model: Model, recipe: Recipe | None = None) -> Footprint:
         not has_output,
         read,
         by_type,
+        matrices=matrices,
         rows=int(rows),
         nodes=nodes,
         width=width,
@@ -238,7 +246,9 @@ class Running:
     """What a model needs beside its weights in one setup: bytes of cache by layer, of compute and of result buffers.
 
     `queries_per_key`: heads that share their keys and values, which a processor goes through for each of them;
-    `element` are the bytes of one number of a key or value, `cells` the tokens that a layer has room for.
+    `element` are the bytes of one number of a key or value, `cells` the tokens that a layer has room for. `touched` are
+    the bytes of `compute` that a processor really writes to while only the last token's scores are wanted: the system
+    gives no memory for the rest.
     """
 
     caches: tuple[int, ...]
@@ -246,6 +256,7 @@ class Running:
     queries_per_key: float = 1.0
     element: float = 2.0
     cells: int = 0
+    touched: int = 0
 
     @cached_property
     def kv_cache(self) -> int:
@@ -271,8 +282,22 @@ def running(model: Model, setup: Setup) -> Running:
     batch = min(setup.micro_batch, cells * setup.slots)
     widths = _widths(model, layout)
     masked = cells + window_cells if layout.layers else batch
-    compute = _compute(widths, masked, batch) + _F32 * widths.vocabulary * setup.slots
-    return Running(tuple(caches), compute, _queries_per_key(model), kind.block_bytes / kind.block_size, cells)
+    results = _F32 * widths.vocabulary * setup.slots
+    touched = _compute(replace(widths, vocabulary=0), masked, batch) + results
+    return Running(
+        tuple(caches),
+        _compute(widths, masked, batch) + results,
+        _queries_per_key(model),
+        element=kind.block_bytes / kind.block_size,
+        cells=cells,
+        touched=touched,
+    )
+
+
+def vocabulary_bytes(model: Model) -> int:
+    """What the words of a model take in llama.cpp's own tables, in bytes (measured: 150 to 190 for each entry)."""
+    lists = [model.get(f"tokenizer.ggml.{name}") for name in ("tokens", "merges")]
+    return _BYTES_A_WORD * sum(len(entries) for entries in lists if isinstance(entries, list))
 
 
 def _queries_per_key(model: Model) -> float:

@@ -2,7 +2,8 @@
 
 On a processor whose kernels were measured (`hardware.Kernels`), with T threads, in nanoseconds:
 
-    weights      for each type, hypot((rows x per_row + bytes x per_byte) / T, bytes x per_byte_from_memory)
+    weights      for each type, hypot((rows x per_row + bytes x per_byte) / T, bytes x per_byte_from_memory),
+                 and matrices x per_matrix_from_memory
     attention    hypot(elements x heads that share them x per_head_element x share, bytes x per_byte_from_memory),
                  `share` being that of the thread with the most of them
     steps        nodes x (per_node + width x per_node_element), which threads cannot share
@@ -104,9 +105,10 @@ def _measured_seconds(
     known = sum(weights.read_by_type.values())
     from_memory = _by_threads(kernels.per_byte_from_memory, threads)
     # What is read again and again stays in the caches as far as it fits; a little more, and it drives itself out.
-    from_memory *= min(1.0, max(0.0, (share * known + cache) / max(1, kernels.cache) - 1))
+    beyond = min(1.0, max(0.0, (share * known + cache) / max(1, kernels.cache) - 1))
+    from_memory *= beyond
     usual = sorted(kernels.per_byte.values())[len(kernels.per_byte) // 2] if kernels.per_byte else 0.0
-    reading = 0.0
+    reading = beyond * weights.matrices * _by_threads(kernels.per_matrix_from_memory, threads)
     for kind, n_bytes in weights.read_by_type.items():
         rows = weights.rows * n_bytes / known
         computing = rows * kernels.per_row + n_bytes * kernels.per_byte.get(kind, usual)

@@ -86,8 +86,9 @@ class Kernels:
 
     Of one core: `per_byte` of weights in its cache by type, `per_row` of a weight matrix, `per_head_element` of a key
     or value for each head that looks at it, and `per_node_element` of a step between the matrices. By the number of
-    threads that compute: `per_node`, what each step of the graph costs for itself, and `per_byte_from_memory`, what a
-    byte takes that is in no cache. `cache` are the bytes up to which a model stays in the caches.
+    threads that compute: `per_node`, what each step of the graph costs for itself, and what a byte takes that is in no
+    cache (`per_byte_from_memory`) and the end of a matrix of such bytes (`per_matrix_from_memory`). `cache` are the
+    bytes up to which a model stays in the caches.
     """
 
     per_byte: Mapping[str, float]
@@ -96,6 +97,7 @@ class Kernels:
     per_node_element: float
     per_node: Mapping[str, float]
     per_byte_from_memory: Mapping[str, float]
+    per_matrix_from_memory: Mapping[str, float]
     cache: int
 
 

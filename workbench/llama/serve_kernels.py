@@ -25,15 +25,17 @@ _CPU = 0
 _F16 = 1
 _ROW = 2048
 _SHORT_ROW = 256
-_STREAMED_ROW = _STREAMED_ROWS = 1024  # threads fetch 64 rows each and wait for each other at the end, as in models
+_STREAMED = "Q8_0"
+_LARGE = 2048, 4096  # row length and rows of matrices as models of a billion weights have them
+_LITTLE = 768, 768  # of a hundred million
 _MATRIX = 1 << 20
 _SMALL = 2
 _HEADS, _HEAD, _CELLS = 8, 64, 512
 _NODES = 256
 _NARROW, _WIDE = 64, 2048
-_MOST_MEMORY = 128 << 20
-_LEAST_MEMORY = 16 << 20
-_STREAMED = "Q8_0"
+_MOST_MEMORY = 192 << 20
+_LEAST_MEMORY = 48 << 20
+_LARGE_SHARE = 2 / 3
 _ROUNDS = 8
 _RUNS = 3
 
@@ -49,14 +51,16 @@ def kernels(engine: Engine, reply: Reply, threads: Sequence[int], available: int
     processor = _Processor()
     short = processor.weights(_STREAMED, _SHORT_ROW, _SMALL)
     small = {kind: processor.weights(kind, _ROW, _SMALL) for kind in TYPES}
-    count = max(_LEAST_MEMORY, min(_MOST_MEMORY, available // 8)) // _MATRIX
-    large = processor.weights(_STREAMED, _STREAMED_ROW, count, _STREAMED_ROWS)
+    memory = max(_LEAST_MEMORY, min(_MOST_MEMORY, available // 8))
+    large = processor.weights(_STREAMED, _LARGE[0], int(_LARGE_SHARE * memory) // _bytes(_LARGE), _LARGE[1])
+    little = processor.weights(_STREAMED, _LITTLE[0], int((1 - _LARGE_SHARE) * memory) // _bytes(_LITTLE), _LITTLE[1])
     one = {f"small {kind}": processor.products(found) for kind, found in small.items()}
     one |= {"short": processor.products(short), "attention": processor.attention()}
-    sizes = [2**i for i in range(2, count.bit_length()) if 2**i < count]
-    one |= {f"part {size}": processor.products(large[:size]) for size in sizes}
+    parts = [2**i for i in range(2, len(little).bit_length()) if 2**i < len(little)]
+    one |= {f"part {part}": processor.products(little[:part]) for part in parts}
     one["wide nodes"] = processor.nodes(_WIDE)
     many = {"nodes": processor.nodes(_NARROW), "large": processor.products(large)}
+    many["little"] = processor.products(little)
     times: dict[tuple[str, int], list[float]] = {}
     for _ in range(_ROUNDS):
         for name, graph in {**one, **many}.items():
@@ -64,16 +68,17 @@ def kernels(engine: Engine, reply: Reply, threads: Sequence[int], available: int
                 times.setdefault((name, n), []).append(processor.seconds(graph, n))
             engine.life.check()
     quiet = {key: sorted(found)[_ROUNDS // 4] for key, found in times.items()}
-    return _figures(quiet, threads, sizes, count)
+    return _figures(quiet, threads, parts, len(large), len(little))
 
 
 def _figures(
-    seconds: dict[tuple[str, int], float], threads: Sequence[int], sizes: Sequence[int], count: int
+    seconds: dict[tuple[str, int], float], threads: Sequence[int], parts: Sequence[int], n_large: int, n_little: int
 ) -> dict[str, Any]:
     """Nanoseconds for one of each, from the seconds that the graphs took.
 
     A row takes `per_row` and `per_byte` for each of its bytes: rows of two lengths tell both. What reading from memory
-    adds, adds as the squares do, since computing goes on meanwhile (`advice.speed`).
+    adds, adds as the squares do, since computing goes on meanwhile (`advice.speed`); what little matrices take beyond
+    that is the stall at the end of each, where threads wait for the last one and memory for all.
     """
     base = {"small": _SMALL * _rows(_STREAMED, _ROW), "short": _SMALL * _rows(_STREAMED, _SHORT_ROW)}
     long, short = seconds[f"small {_STREAMED}", 1] / base["small"], seconds["short", 1] / base["short"]
@@ -85,14 +90,18 @@ def _figures(
         for kind in TYPES
     }
 
-    def from_memory(name: str, matrices: int, n: int) -> float:
-        row = TYPES[_STREAMED].row_bytes(_STREAMED_ROW)
-        each = seconds[name, n] / (matrices * _STREAMED_ROWS)
-        computing = (per_row + row * per_byte[_STREAMED]) / n
-        return math.sqrt(max(0.0, each**2 - computing**2)) / row
+    def computing(shape: tuple[int, int], n: int) -> float:
+        return shape[1] * (per_row + TYPES[_STREAMED].row_bytes(shape[0]) * per_byte[_STREAMED]) / n
 
-    slow = from_memory("large", count, 1)
-    cached = [size for size in sizes if from_memory(f"part {size}", size, 1) < slow / 2]
+    def added(name: str, shape: tuple[int, int], count: int, n: int) -> float:
+        return math.sqrt(max(0.0, (seconds[name, n] / count) ** 2 - computing(shape, n) ** 2)) / _bytes(shape)
+
+    def stall(n: int) -> float:
+        reading = math.hypot(computing(_LITTLE, n), _bytes(_LITTLE) * added("large", _LARGE, n_large, n))
+        return max(0.0, seconds["little", n] / n_little - reading)
+
+    slow = added("little", _LITTLE, n_little, 1)
+    cached = [part for part in parts if added(f"part {part}", _LITTLE, part, 1) < slow / 2]
     wide = max(0.0, seconds["wide nodes", 1] - seconds["nodes", 1]) / _NODES / (_WIDE - _NARROW)
     return {
         "per_byte": {kind: _nanoseconds(seconds) for kind, seconds in per_byte.items()},
@@ -100,13 +109,18 @@ def _figures(
         "per_head_element": _nanoseconds(seconds["attention", 1] / (_HEADS * _CELLS * 2 * _HEAD)),
         "per_node_element": _nanoseconds(wide),
         "per_node": {str(n): _nanoseconds(seconds["nodes", n] / _NODES) for n in threads},
-        "per_byte_from_memory": {str(n): _nanoseconds(from_memory("large", count, n)) for n in threads},
-        "cache": max(cached, default=sizes[0]) * _MATRIX,
+        "per_byte_from_memory": {str(n): _nanoseconds(added("large", _LARGE, n_large, n)) for n in threads},
+        "per_matrix_from_memory": {str(n): _nanoseconds(stall(n)) for n in threads},
+        "cache": max(cached, default=parts[0]) * _bytes(_LITTLE),
     }
 
 
 def _nanoseconds(seconds: float) -> float:
     return round(1e9 * seconds, 5)
+
+
+def _bytes(shape: tuple[int, int]) -> int:
+    return shape[1] * TYPES[_STREAMED].row_bytes(shape[0])
 
 
 def _rows(kind: str, k: int) -> int:
@@ -131,7 +145,7 @@ class _Processor:
         if extra := libggml.ggml_backend_reg_get_proc_address(registry, b"ggml_backend_dev_get_extra_bufts"):
             found = ctypes.CFUNCTYPE(ctypes.POINTER(_V), _V)(extra)(device)
             self._extra = found[0] if found else None
-        self._noise = _like_weights(2 * _MATRIX)
+        self._noise = _like_weights(_bytes(_LARGE))
 
     def weights(self, kind: str, k: int, count: int, rows: int = 0) -> list[Any]:
         """`count` matrices with `rows` of `k`, by default 1 MiB each, laid out as llama.cpp lays out a model's."""
