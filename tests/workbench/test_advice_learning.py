@@ -28,7 +28,7 @@ from quantdeck.workbench.sample import SAMPLE
 from support import llama_quantize
 from support.models import make_model
 
-NOTHING = Kernels({"F32": 0.0, "F16": 0.0}, 0.0, 0.0, 0.0, {"1": 0.0}, {"1": 0.0}, {"1": 0.0}, 1)
+NOTHING = Kernels({"F32": 0.0, "F16": 0.0}, 0.0, {"64": 0.0}, 0.0, {"1": 0.0}, {"1": 0.0}, {"1": 0.0}, 1)
 MIB = 1 << 20
 
 
@@ -58,7 +58,7 @@ def test_each_cost_by_itself() -> None:
     assert nanoseconds(replace(NOTHING, per_row=3.0)) == pytest.approx(3 * rows, rel=0.01)
     layers, heads = (int(model.get(f"{{arch}}.{key}")) for key in ("block_count", "attention.head_count"))
     head = int(model.get("{arch}.attention.key_length"))
-    looking = nanoseconds(replace(NOTHING, per_head_element=0.5))
+    looking = nanoseconds(replace(NOTHING, per_head_element={str(head): 0.5, str(head + 16): 9.0}))
     assert looking == pytest.approx(0.5 * 256 * layers * heads * 2 * head, rel=1e-3)
     steps = nanoseconds(replace(NOTHING, per_node={"1": 7.0}))
     assert steps == pytest.approx(7 * weights.nodes) and 15 * layers < weights.nodes < 40 * layers
@@ -84,7 +84,7 @@ def test_threads_share_computing_but_neither_steps_nor_empty_cells() -> None:
     steps = footprint(read_model(SAMPLE.model)).nodes
     one, four = nanoseconds(computing, threads=1) - 5 * steps, nanoseconds(computing, threads=4) - 11 * steps
     assert four == pytest.approx(one / 4)
-    looking = replace(NOTHING, per_head_element=0.5)
+    looking = replace(NOTHING, per_head_element={"64": 0.5})
     one, two = nanoseconds(looking, threads=1), nanoseconds(looking, threads=2)
     # 256 tokens lie in the first half of 512 cells: the second thread has nothing to look at.
     assert two == pytest.approx(one)
@@ -135,7 +135,8 @@ def test_kernels_of_this_machine(tmp_path: Path) -> None:
     assert all(0 < each < 100 for each in found.per_byte.values())
     # Code books are looked up, which no processor does faster than it multiplies.
     assert found.per_byte["IQ3_S"] > 1.5 * found.per_byte["Q8_0"]
-    assert 0 < found.per_head_element < 100 and 0 <= found.per_row < 1000 and 0 <= found.per_node_element < 1000
+    assert all(0 < each < 100 for each in found.per_head_element.values()) and len(found.per_head_element) > 4
+    assert 0 <= found.per_row < 1000 and 0 <= found.per_node_element < 1000
     by_threads = found.per_node, found.per_byte_from_memory, found.per_matrix_from_memory
     assert all(set(figures) == {"1", "2"} for figures in by_threads) and found.per_node["1"] > 0
     assert found.cache >= MIB

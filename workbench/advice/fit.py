@@ -246,9 +246,9 @@ class Running:
     """What a model needs beside its weights in one setup: bytes of cache by layer, of compute and of result buffers.
 
     `queries_per_key`: heads that share their keys and values, which a processor goes through for each of them;
-    `element` are the bytes of one number of a key or value, `cells` the tokens that a layer has room for. `touched` are
-    the bytes of `compute` that a processor really writes to while only the last token's scores are wanted: the system
-    gives no memory for the rest.
+    `element` are the bytes of one number of a key or value, `cells` the tokens that a layer has room for, `head` the
+    size of an attention head. `touched` are the bytes of `compute` that a processor really writes to while only the
+    last token's scores are wanted: the system gives no memory for the rest.
     """
 
     caches: tuple[int, ...]
@@ -256,6 +256,7 @@ class Running:
     queries_per_key: float = 1.0
     element: float = 2.0
     cells: int = 0
+    head: int = 64
     touched: int = 0
 
     @cached_property
@@ -290,6 +291,7 @@ def running(model: Model, setup: Setup) -> Running:
         _queries_per_key(model),
         element=kind.block_bytes / kind.block_size,
         cells=cells,
+        head=_head(model),
         touched=touched,
     )
 
@@ -298,6 +300,11 @@ def vocabulary_bytes(model: Model) -> int:
     """What the words of a model take in llama.cpp's own tables, in bytes (measured: 150 to 190 for each entry)."""
     lists = [model.get(f"tokenizer.ggml.{name}") for name in ("tokens", "merges")]
     return _BYTES_A_WORD * sum(len(entries) for entries in lists if isinstance(entries, list))
+
+
+def _head(model: Model) -> int:
+    heads = max(1, number(model, "{arch}.attention.head_count"))
+    return number(model, "{arch}.attention.key_length", number(model, "{arch}.embedding_length") // heads)
 
 
 def _queries_per_key(model: Model) -> float:

@@ -103,19 +103,19 @@ def _measured_seconds(
 ) -> float:
     """Seconds for one token on the processor, of `share` of the weights and of `cache` bytes of keys and values."""
     known = sum(weights.read_by_type.values())
-    from_memory = _by_threads(kernels.per_byte_from_memory, threads)
+    from_memory = _nearest(kernels.per_byte_from_memory, threads)
     # What is read again and again stays in the caches as far as it fits; a little more, and it drives itself out.
     beyond = min(1.0, max(0.0, (share * known + cache) / max(1, kernels.cache) - 1))
     from_memory *= beyond
     usual = sorted(kernels.per_byte.values())[len(kernels.per_byte) // 2] if kernels.per_byte else 0.0
-    reading = beyond * weights.matrices * _by_threads(kernels.per_matrix_from_memory, threads)
+    reading = beyond * weights.matrices * _nearest(kernels.per_matrix_from_memory, threads)
     for kind, n_bytes in weights.read_by_type.items():
         rows = weights.rows * n_bytes / known
         computing = rows * kernels.per_row + n_bytes * kernels.per_byte.get(kind, usual)
         reading += math.hypot(computing / threads, n_bytes * from_memory)
-    looking = cache / run.element * run.queries_per_key * kernels.per_head_element
+    looking = cache / run.element * run.queries_per_key * _nearest(kernels.per_head_element, run.head)
     attention = math.hypot(looking * _busiest(run.cells // 2, threads), cache * from_memory)
-    step = _by_threads(kernels.per_node, threads) + weights.width * kernels.per_node_element
+    step = _nearest(kernels.per_node, threads) + weights.width * kernels.per_node_element
     return 1e-9 * (share * (reading + weights.nodes * step) + attention + (PER_TOKEN if share else 0.0))
 
 
@@ -131,10 +131,10 @@ def _busiest(tokens: int, threads: int) -> float:
     return min(1.0, cells / threads / tokens)
 
 
-def _by_threads(measured: Mapping[str, float], threads: int) -> float:
-    """The figure of the number of threads that is nearest to `threads` of those that were measured."""
-    counts = [int(name) for name in measured if name.isdigit()]
-    return measured[str(min(counts, key=lambda count: abs(count - threads)))] if counts else 0.0
+def _nearest(measured: Mapping[str, float], wanted: int) -> float:
+    """The figure of the number (of threads, of elements) that is nearest to `wanted` of those that were measured."""
+    numbers = [int(name) for name in measured if name.isdecimal()]
+    return measured[str(min(numbers, key=lambda number: abs(number - wanted)))] if numbers else 0.0
 
 
 def learn(estimated: float, measured: float, learned: Corrections) -> Corrections:

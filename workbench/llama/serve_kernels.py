@@ -30,7 +30,8 @@ _LARGE = 2048, 4096  # row length and rows of matrices as models of a billion we
 _LITTLE = 768, 768  # of a hundred million
 _MATRIX = 1 << 20
 _SMALL = 2
-_HEADS, _HEAD, _CELLS = 8, 64, 512
+_HEADS, _CELLS = 8, 512
+_HEAD_SIZES = 32, 48, 64, 80, 96, 112, 128, 192, 256  # what is left over of a vector register is computed one by one
 _NODES = 256
 _NARROW, _WIDE = 64, 2048
 _MOST_MEMORY = 192 << 20
@@ -55,7 +56,8 @@ def kernels(engine: Engine, reply: Reply, threads: Sequence[int], available: int
     large = processor.weights(_STREAMED, _LARGE[0], int(_LARGE_SHARE * memory) // _bytes(_LARGE), _LARGE[1])
     little = processor.weights(_STREAMED, _LITTLE[0], int((1 - _LARGE_SHARE) * memory) // _bytes(_LITTLE), _LITTLE[1])
     one = {f"small {kind}": processor.products(found) for kind, found in small.items()}
-    one |= {"short": processor.products(short), "attention": processor.attention()}
+    one |= {f"head {size}": processor.attention(size) for size in _HEAD_SIZES}
+    one["short"] = processor.products(short)
     parts = [2**i for i in range(2, len(little).bit_length()) if 2**i < len(little)]
     one |= {f"part {part}": processor.products(little[:part]) for part in parts}
     one["wide nodes"] = processor.nodes(_WIDE)
@@ -106,7 +108,9 @@ def _figures(
     return {
         "per_byte": {kind: _nanoseconds(seconds) for kind, seconds in per_byte.items()},
         "per_row": _nanoseconds(per_row),
-        "per_head_element": _nanoseconds(seconds["attention", 1] / (_HEADS * _CELLS * 2 * _HEAD)),
+        "per_head_element": {
+            str(size): _nanoseconds(seconds[f"head {size}", 1] / (_HEADS * _CELLS * 2 * size)) for size in _HEAD_SIZES
+        },
         "per_node_element": _nanoseconds(wide),
         "per_node": {str(n): _nanoseconds(seconds["nodes", n] / _NODES) for n in threads},
         "per_byte_from_memory": {str(n): _nanoseconds(added("large", _LARGE, n_large, n)) for n in threads},
@@ -168,12 +172,12 @@ class _Processor:
         vector = libggml.ggml_new_tensor_2d(context, F32, matrices[0].contents.ne[0], 1)
         return self._graph(context, [libggml.ggml_mul_mat(context, matrix, vector) for matrix in matrices])
 
-    def attention(self) -> Any:
+    def attention(self, size: int) -> Any:
         """A graph in which one token looks back at all cells of a cache."""
         context = _context(4)
-        query = libggml.ggml_new_tensor_3d(context, F32, _HEAD, 1, _HEADS)
-        keys = libggml.ggml_new_tensor_3d(context, _F16, _HEAD, _CELLS, _HEADS)
-        values = libggml.ggml_new_tensor_3d(context, _F16, _HEAD, _CELLS, _HEADS)
+        query = libggml.ggml_new_tensor_3d(context, F32, size, 1, _HEADS)
+        keys = libggml.ggml_new_tensor_3d(context, _F16, size, _CELLS, _HEADS)
+        values = libggml.ggml_new_tensor_3d(context, _F16, size, _CELLS, _HEADS)
         return self._graph(context, [libggml.ggml_flash_attn_ext(context, query, keys, values, None, 0.125, 0.0, 0.0)])
 
     def nodes(self, width: int) -> Any:
