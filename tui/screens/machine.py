@@ -26,7 +26,8 @@ class MachineRoom(Room):
     NAME = "Machine"
     HELP = """
 What this computer has, and how much of it a model may use: limits of containers and of other programs are counted.
-The measured memory bandwidth decides how fast a model can answer: every token reads all active weights once.
+Memory decides how fast a large model can answer, since every token reads all active weights once. How fast llama.cpp
+computes with each type of weights here is measured with it, once, for estimates of speed.
 Press m to measure it again, on an otherwise idle machine. Enter opens the wizard.
 """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -62,8 +63,8 @@ Press m to measure it again, on an otherwise idle machine. Enter opens the wizar
         self.in_background(lambda: self.session.look_at_machine(Path.cwd()), self._show)
 
     def action_measure(self) -> None:
-        """Measure the memory bandwidth again."""
-        self.tell("Measuring the memory bandwidth …", seconds=2)
+        """Measure memory and computing again."""
+        self.tell("Measuring memory and computing …", seconds=3)
         self.in_background(lambda: self.session.look_at_machine(Path.cwd(), measure=True), self._show)
 
     def _show(self, found: tuple[Hardware, Bandwidth | None]) -> None:
