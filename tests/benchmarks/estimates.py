@@ -1,6 +1,7 @@
 """Estimates of memory and speed against what is measured, on this machine, with models of a few hundred megabytes.
 
-Each level is measured in each context, and every measurement teaches; the second round shows what was learned.
+Each level is measured in each context, and every measurement teaches; the first line was predicted from the timed
+kernels alone, the second round shows what was learned.
 
     PYTHONPATH=tests python -m benchmarks.estimates [--size 1.3e9] [--contexts 512 2048] [--levels Q8_0 ...]
 """
@@ -28,7 +29,7 @@ from support import llama_quantize
 def line(session: Session, path: Path, context: int, threads: int | None) -> str:
     """Measure one model in one context, learn from it, and say how far the estimates were off."""
     model = read_model(path)
-    expected = estimate(session, model, context)
+    expected = estimate(session, model, context, threads)
     usual = session.load_settings(path)
     trial = try_out(path, replace(usual, context=context, threads=threads or usual.threads), session.paths.logs)
     learn(session, model, trial, expected)

@@ -28,7 +28,7 @@ from quantdeck.workbench.sample import SAMPLE
 from support import llama_quantize
 from support.models import make_model
 
-NOTHING = Kernels({"F32": 0.0, "F16": 0.0}, 0.0, {"64": 0.0}, 0.0, {"1": 0.0}, {"1": 0.0}, {"1": 0.0}, 1)
+NOTHING = Kernels({"F32": 0.0, "F16": 0.0}, 0.0, {"64": 0.0}, 0.0, 0.0, {"1": 0.0}, {"1": 0.0}, {"1": 0.0}, 1)
 MIB = 1 << 20
 
 
@@ -88,6 +88,8 @@ def test_threads_share_computing_but_neither_steps_nor_empty_cells() -> None:
     one, two = nanoseconds(looking, threads=1), nanoseconds(looking, threads=2)
     # 256 tokens lie in the first half of 512 cells: the second thread has nothing to look at.
     assert two == pytest.approx(one)
+    # A sample's row of keys is short; a long one costs more for each head, unless all is in the caches.
+    assert nanoseconds(replace(NOTHING, per_far_head=3.0)) == pytest.approx(0, abs=1)
     assert nanoseconds(looking, threads=2, context=256) == pytest.approx(nanoseconds(looking, context=256) / 2)
     long = nanoseconds(looking, threads=2, context=8192) / nanoseconds(looking, context=8192)
     assert long == pytest.approx(0.5, rel=0.1)
@@ -160,3 +162,10 @@ def test_what_is_laid_out_anew(tmp_path: Path) -> None:
     assert repacked_bytes(q4, ("AVX2",)) == 0
     assert better_read(q4, x86, 1 << 30) and not better_read(q4, x86, q4.n_bytes) and not better_read(q8, x86, 1 << 30)
     assert repacked_bytes(q8, ("DOTPROD", "REPACK")) > 0
+
+
+def test_long_rows_of_keys_cost_each_head_more(tmp_path: Path) -> None:
+    model = read_model(make_model(tmp_path / "wide.gguf", "llama", n_embd=1024, n_head=16, n_head_kv=16, n_layer=2))
+    far = replace(NOTHING, per_far_head=3.0)
+    assert nanoseconds(far, model=model) == pytest.approx(3 * 256 * 2 * 16, abs=10)
+    assert nanoseconds(replace(far, cache=1 << 30), model=model) == pytest.approx(0, abs=1)

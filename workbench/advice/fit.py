@@ -247,8 +247,8 @@ class Running:
 
     `queries_per_key`: heads that share their keys and values, which a processor goes through for each of them;
     `element` are the bytes of one number of a key or value, `cells` the tokens that a layer has room for, `head` the
-    size of an attention head. `touched` are the bytes of `compute` that a processor really writes to while only the
-    last token's scores are wanted: the system gives no memory for the rest.
+    size of an attention head, `row` the bytes of a layer's keys of one token. `touched` are the bytes of `compute` that
+    a processor really writes to while only the last token's scores are wanted: the system gives no memory for the rest.
     """
 
     caches: tuple[int, ...]
@@ -257,6 +257,7 @@ class Running:
     element: float = 2.0
     cells: int = 0
     head: int = 64
+    row: int = 0
     touched: int = 0
 
     @cached_property
@@ -291,7 +292,8 @@ def running(model: Model, setup: Setup) -> Running:
         _queries_per_key(model),
         element=kind.block_bytes / kind.block_size,
         cells=cells,
-        head=_head(model),
+        head=max(1, _head(model)),
+        row=max((layer.keys for layer in layout.layers), default=0) * kind.block_bytes // kind.block_size,
         touched=touched,
     )
 

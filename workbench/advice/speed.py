@@ -5,7 +5,7 @@ On a processor whose kernels were measured (`hardware.Kernels`), with T threads,
     weights      for each type, hypot((rows x per_row + bytes x per_byte) / T, bytes x per_byte_from_memory),
                  and matrices x per_matrix_from_memory
     attention    hypot(elements x heads that share them x per_head_element x share, bytes x per_byte_from_memory),
-                 `share` being that of the thread with the most of them
+                 `share` being that of the thread with the most of them; heads x per_far_head more for long rows
     steps        nodes x (per_node + width x per_node_element), which threads cannot share
     the rest     PER_TOKEN
 
@@ -36,6 +36,8 @@ PER_TOKEN = 30e3
 """Nanoseconds for handing a token over and getting its scores back, whatever the model."""
 BYTES_A_THREAD = 128 << 20
 """Bytes of a model for each thread more: threads of small ones wait for each other longer than they compute."""
+_FAR = 2048
+"""Bytes of a token's keys from which on the processor does not fetch the next ones of a head by itself."""
 TRUST = 0.5
 _LEAST_PACE, _MOST_PACE = 0.5, 2.0
 
@@ -113,7 +115,10 @@ def _measured_seconds(
         rows = weights.rows * n_bytes / known
         computing = rows * kernels.per_row + n_bytes * kernels.per_byte.get(kind, usual)
         reading += math.hypot(computing / threads, n_bytes * from_memory)
-    looking = cache / run.element * run.queries_per_key * _nearest(kernels.per_head_element, run.head)
+    elements = cache / run.element * run.queries_per_key
+    looking = elements * _nearest(kernels.per_head_element, run.head)
+    if run.row >= _FAR:
+        looking += beyond * elements / (2 * run.head) * kernels.per_far_head
     attention = math.hypot(looking * _busiest(run.cells // 2, threads), cache * from_memory)
     step = _nearest(kernels.per_node, threads) + weights.width * kernels.per_node_element
     return 1e-9 * (share * (reading + weights.nodes * step) + attention + (PER_TOKEN if share else 0.0))

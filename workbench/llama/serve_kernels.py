@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ _LITTLE = 768, 768  # of a hundred million
 _MATRIX = 1 << 20
 _SMALL = 2
 _HEADS, _CELLS = 8, 512
+_FAR_HEADS, _FAR_CELLS, _FAR_LAYERS = 32, 1024, 4  # rows of 4 KiB, and together more than a core's own cache
 _HEAD_SIZES = 32, 48, 64, 80, 96, 112, 128, 192, 256  # what is left over of a vector register is computed one by one
 _NODES = 256
 _NARROW, _WIDE = 64, 2048
@@ -57,6 +59,7 @@ def kernels(engine: Engine, reply: Reply, threads: Sequence[int], available: int
     little = processor.weights(_STREAMED, _LITTLE[0], int((1 - _LARGE_SHARE) * memory) // _bytes(_LITTLE), _LITTLE[1])
     one = {f"small {kind}": processor.products(found) for kind, found in small.items()}
     one |= {f"head {size}": processor.attention(size) for size in _HEAD_SIZES}
+    one["far"] = processor.far_attention()
     one["short"] = processor.products(short)
     parts = [2**i for i in range(2, len(little).bit_length()) if 2**i < len(little)]
     one |= {f"part {part}": processor.products(little[:part]) for part in parts}
@@ -104,6 +107,8 @@ def _figures(
 
     slow = added("little", _LITTLE, n_little, 1)
     cached = [part for part in parts if added(f"part {part}", _LITTLE, part, 1) < slow / 2]
+    near = seconds["head 64", 1] / (_HEADS * _CELLS * 2 * 64)
+    far = seconds["far", 1] / (_FAR_HEADS * _FAR_CELLS * _FAR_LAYERS)
     wide = max(0.0, seconds["wide nodes", 1] - seconds["nodes", 1]) / _NODES / (_WIDE - _NARROW)
     return {
         "per_byte": {kind: _nanoseconds(seconds) for kind, seconds in per_byte.items()},
@@ -111,6 +116,7 @@ def _figures(
         "per_head_element": {
             str(size): _nanoseconds(seconds[f"head {size}", 1] / (_HEADS * _CELLS * 2 * size)) for size in _HEAD_SIZES
         },
+        "per_far_head": _nanoseconds(max(0.0, far - 128 * near)),
         "per_node_element": _nanoseconds(wide),
         "per_node": {str(n): _nanoseconds(seconds["nodes", n] / _NODES) for n in threads},
         "per_byte_from_memory": {str(n): _nanoseconds(added("large", _LARGE, n_large, n)) for n in threads},
@@ -180,6 +186,22 @@ class _Processor:
         values = libggml.ggml_new_tensor_3d(context, _F16, size, _CELLS, _HEADS)
         return self._graph(context, [libggml.ggml_flash_attn_ext(context, query, keys, values, None, 0.125, 0.0, 0.0)])
 
+    def far_attention(self) -> Any:
+        """The same with a cache as it grows: all heads of a token lie together, and a head's next is a page away."""
+        context = _context(8 * _FAR_LAYERS)
+        size, near = (64, _FAR_HEADS, _FAR_CELLS), (0, 2, 1, 3)
+        found, results = [], []
+        for _ in range(_FAR_LAYERS):
+            query = libggml.ggml_new_tensor_3d(context, F32, size[0], 1, _FAR_HEADS)
+            pair = [libggml.ggml_new_tensor_3d(context, _F16, *size) for _ in range(2)]
+            keys, values = (libggml.ggml_permute(context, tensor, *near) for tensor in pair)
+            results.append(libggml.ggml_flash_attn_ext(context, query, keys, values, None, 0.125, 0.0, 0.0))
+            found += pair
+        graph = self._graph(context, results)
+        for tensor in found:  # memory that nobody wrote to is one and the same page
+            self._fill(tensor)
+        return graph
+
     def nodes(self, width: int) -> Any:
         """A graph of many operations on `width` numbers, each of which waits for the one before."""
         context = _context(_NODES + 1)
@@ -189,14 +211,14 @@ class _Processor:
         return self._graph(context, [last])
 
     def seconds(self, graph: Any, threads: int) -> float:
-        """The least of some runs in a row, of which the first brings into the caches what fits there."""
+        """The median of some runs in a row, of which the first brings into the caches what fits there."""
         self._set_threads(self._backend, threads)
         found = []
         for _ in range(_RUNS):
             began = time.perf_counter()
             libggml.ggml_backend_graph_compute(self._backend, graph)
             found.append(time.perf_counter() - began)
-        return min(found)
+        return statistics.median(found)
 
     def _graph(self, context: Any, results: Sequence[Any]) -> Any:
         libggml.ggml_backend_alloc_ctx_tensors_from_buft(context, self._plain)
@@ -239,6 +261,7 @@ def _declare() -> None:
         "ggml_new_graph_custom": (_V, [_V, size, ctypes.c_bool]),
         "ggml_build_forward_expand": (None, [_V, TensorPointer]),
         "ggml_new_tensor_3d": (TensorPointer, [_V, integer, *[ctypes.c_int64] * 3]),
+        "ggml_permute": (TensorPointer, [_V, TensorPointer, *[integer] * 4]),
         "ggml_rms_norm": (TensorPointer, [_V, TensorPointer, real]),
         "ggml_flash_attn_ext": (TensorPointer, [_V, *[TensorPointer] * 4, *[real] * 3]),
     }
