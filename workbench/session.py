@@ -32,7 +32,7 @@ SAMPLE_WORD = "sample"
 DEFAULT_CONTEXT = 4096
 CPU_PACE = "cpu-pace"
 PROGRAM = "program-bytes"
-PROGRAM_BYTES = 39 << 20
+PROGRAM_BYTES = 45 << 20
 
 
 class Session:
