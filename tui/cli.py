@@ -155,7 +155,7 @@ def _add_demo(commands: Commands[_Parser]) -> None:
 
 def _add_detect(commands: Commands[_Parser]) -> None:
     command = _command(commands, "detect", "detect:run", "what this machine is and what of it may be used")
-    command.add_argument("--measure", action="store_true", help="measure memory and computing again (about two seconds)")
+    command.add_argument("--measure", action="store_true", help="measure memory and computing again (two seconds)")
     _add_json(command)
 
 

@@ -305,14 +305,18 @@ def _speed_facts(speed: Speed) -> dict[str, str]:
     trial, expected = speed.trial, speed.estimated
     facts = {
         "Generation": f"{trial.tokens_per_second:.1f} tokens/s at half of {trial.context} tokens "
-        f"(estimated {speed_words(expected.tokens_per_second)})",
-        "Prompt": f"{trial.prompt_tokens_per_second:.0f} tokens/s on {trial.threads} threads",
+        f"on {_threads(trial.threads)} (estimated {speed_words(expected.tokens_per_second)})",
+        "Prompt": f"{trial.prompt_tokens_per_second:.0f} tokens/s on {_threads(trial.prompt_threads)}",
         "Load time": duration(trial.load_seconds),
     }
     if trial.peak_memory:
         expects = f" (estimated {size(expected.memory)})" if expected.memory else ""
         facts["Peak memory"] = size(trial.peak_memory) + expects
     return facts
+
+
+def _threads(number: int) -> str:
+    return "1 thread" if number == 1 else f"{number} threads"
 
 
 def _with_error(estimate: Estimate, digits: int, factor: float = 1, unit: str = "") -> str:

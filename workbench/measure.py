@@ -387,9 +387,10 @@ def figures(result: Measurement, settings: MeasureSettings) -> list[Figure]:
 def _speed_figures(speed: Speed, now: str) -> list[Figure]:
     trial, estimated = speed.trial, speed.estimated
     how: Details = {"context": trial.context, "threads": trial.threads}
+    reading: Details = {"context": trial.context, "threads": trial.prompt_threads}
     return [
         Figure("tokens_per_second", trial.tokens_per_second, now, {**how, "estimated": estimated.tokens_per_second}),
-        Figure("prompt_tokens_per_second", trial.prompt_tokens_per_second, now, how),
+        Figure("prompt_tokens_per_second", trial.prompt_tokens_per_second, now, reading),
         Figure("load_seconds", trial.load_seconds, now, {}),
         Figure("peak_memory", trial.peak_memory, now, {**how, "estimated": estimated.memory}),
     ]
@@ -497,7 +498,7 @@ def _evaluate(
         settings.corpus,
         evaluations(session),
         session.paths.logs,
-        replace(settings.evaluation, threads=chosen.threads),
+        replace(settings.evaluation, threads=chosen.prompt_threads),
         reference,
         settings.keep_reference,
         heard,
@@ -562,7 +563,8 @@ class _Answered:
 def _load_settings(session: Session, path: Path, settings: MeasureSettings) -> LoadSettings:
     e = settings.evaluation
     usual = session.load_settings(path)
-    return replace(usual, threads=e.threads or usual.threads, gpu_layers=e.gpu_layers)
+    threads, prompt_threads = e.threads or usual.threads, e.threads or usual.prompt_threads
+    return replace(usual, threads=threads, prompt_threads=prompt_threads, gpu_layers=e.gpu_layers)
 
 
 def _now() -> str:

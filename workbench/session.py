@@ -247,7 +247,8 @@ class Session:
         if hardware := self.profile.hardware:  # a container's share of the processor, which affinity does not tell
             most = min(most, max(1, hardware.cpu.whole_cores - 1))
         threads = chat.threads or threads_for(header.n_bytes, most)
-        return LoadSettings(context=context, threads=threads, memory_map=not self._better_read(header))
+        in_memory = self._better_read(header)
+        return LoadSettings(context, threads=threads, prompt_threads=chat.threads or most, memory_map=not in_memory)
 
     def _better_read(self, model: Model) -> bool:
         from .advice.repack import better_read
@@ -284,7 +285,7 @@ class Session:
         read_corpus(corpus)
         self.paths.imatrices.mkdir(parents=True, exist_ok=True)
         output = home_of(self.paths.imatrices, model, corpus)
-        settings = CalibrationSettings(threads=self.load_settings(model).threads)
+        settings = CalibrationSettings(threads=self.load_settings(model).prompt_threads)
         return calibrate(model, corpus, output, self.paths.logs, settings, on_progress, cancelled)
 
     @property

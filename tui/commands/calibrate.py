@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         chunks=arguments.chunks,
         parse_special=arguments.parse_special,
         with_output=arguments.with_output,
-        threads=arguments.threads or session.load_settings(model).threads,
+        threads=arguments.threads or session.load_settings(model).prompt_threads,
         gpu_layers=arguments.gpu_layers,
     )
     try:

@@ -35,13 +35,15 @@ class LoadSettings:
 
     `context` in tokens, 0 for what the model was trained with, up to 4096; `gpu_layers` -1 for all; `batch` tokens a
     prefill step; `kv_type` names a ggml type (f16, q8_0, q4_0 ...), anything but a 16 or 32-bit one needs flash
-    attention. `threads` None stands for `default_threads()`. `repack` lets llama.cpp arrange weights for the
-    processor's widest instructions, which takes a second copy of them and a while.
+    attention. `threads` compute single tokens, None stands for `default_threads()`; `prompt_threads` compute many at
+    once, None for as many. `repack` lets llama.cpp arrange weights for the processor's widest instructions, which takes
+    a second copy of them and a while.
     """
 
     context: int = 0
     gpu_layers: int = -1
     threads: int | None = None
+    prompt_threads: int | None = None
     batch: int = 512
     kv_type: str = "f16"
     flash_attention: Literal["auto", "on", "off"] = "auto"
@@ -92,6 +94,7 @@ class ModelInfo:
     n_layers: int
     vocabulary_size: int
     threads: int
+    prompt_threads: int
     can_chat: bool
     why_not: str
     has_template: bool

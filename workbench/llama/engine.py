@@ -189,7 +189,7 @@ class Engine:
         params.n_batch = options.n_batch
         params.n_ubatch = options.n_ubatch
         params.n_seq_max = options.n_seq
-        params.n_threads = params.n_threads_batch = self.threads
+        params.n_threads, params.n_threads_batch = self.threads, self.prompt_threads
         params.type_k = params.type_v = KV_TYPES[settings.kv_type]
         params.flash_attn_type = _FLASH[settings.flash_attention]
         params.embeddings = options.embeddings
@@ -225,8 +225,13 @@ class Engine:
 
     @property
     def threads(self) -> int:
-        """Threads to compute with."""
+        """Threads that compute single tokens."""
         return self.settings.threads or default_threads()
+
+    @property
+    def prompt_threads(self) -> int:
+        """Threads that compute many tokens at once."""
+        return self.settings.prompt_threads or self.threads
 
     # -- facts -----------------------------------------------------------------------------------------------------
 

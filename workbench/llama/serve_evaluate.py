@@ -82,7 +82,7 @@ def _score_windows(
         first, window = piece.first, windows[piece.window]
         following = np.asarray(window[first + 1 : first + 1 + len(piece.logits)], np.int64)
         reference = source.rows(number + piece.window, first - len(window) // 2, len(piece.logits))
-        part = score(piece.logits, following, reference, engine.threads)
+        part = score(piece.logits, following, reference, engine.prompt_threads)
         if not np.isfinite(part.nll).all():
             raise Refused(
                 "it computes values that are not numbers (NaN): its weights are damaged or were quantized badly"
@@ -148,7 +148,7 @@ class _ModelSource(_Source):
         self._pieces = logits_of_second_half(self._engine, windows)
 
     def rows(self, number: int, first: int, n: int) -> Packed | None:
-        return pack(next(self._pieces).logits, self._engine.threads)
+        return pack(next(self._pieces).logits, self._engine.prompt_threads)
 
 
 def _source(
@@ -163,7 +163,7 @@ def _source(
     if not reference:
         return _Source()
     other = Engine(engine.log, engine.life)
-    settings = LoadSettings(gpu_layers=engine.settings.gpu_layers, threads=engine.settings.threads)
+    settings = LoadSettings(gpu_layers=engine.settings.gpu_layers, threads=engine.prompt_threads)
     other.load(reference, settings, lambda _: None)
     if other.n_vocab != engine.n_vocab:
         raise Refused(f"its vocabulary has {engine.n_vocab} words and the reference's {other.n_vocab}: no comparison")
@@ -184,7 +184,7 @@ class _Target:
         n_bytes: int,
         record: _ScoreFile,
     ) -> None:
-        self._threads = engine.threads
+        self._threads = engine.prompt_threads
         self._file: ReferenceFile | None = None
         self._rows: dict[int, list[Packed]] = {}
         if not path:

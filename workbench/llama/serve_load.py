@@ -75,6 +75,7 @@ def _facts(engine: Engine, with_context: bool) -> dict[str, Any]:
         "n_layers": int(lib.llama_model_n_layer(model)),
         "vocabulary_size": engine.n_vocab,
         "threads": engine.threads,
+        "prompt_threads": engine.prompt_threads,
         "notices": notices,
     }
 

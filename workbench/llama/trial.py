@@ -23,6 +23,7 @@ class Trial:
 
     context: int
     threads: int
+    prompt_threads: int
     load_seconds: float
     prompt_tokens_per_second: float
     tokens_per_second: float
@@ -60,6 +61,7 @@ def try_out(
     return Trial(
         context=settings.context,
         threads=int(facts["threads"]),
+        prompt_threads=int(facts["prompt_threads"]),
         load_seconds=facts["load_seconds"],
         prompt_tokens_per_second=line["prompt_tokens_per_second"],
         tokens_per_second=line["tokens_per_second"],
