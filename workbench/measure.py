@@ -156,13 +156,15 @@ def measure(
         load = _load_settings(session, path, settings)
         speed = _try_out(session, model, settings, load, on_progress, cancelled, running) if settings.speed else None
         answered = _Answered(evaluations(session), entry, settings.questions)
+        loaded = None
         if settings.questions:
             running.close()  # the model would be in memory twice
+        elif speed:
+            loaded = running
+        else:
+            loaded, _ = start(path, load, session.paths.logs, None, cancelled, None, "evaluate", running)
         questions, notes = _ask(session, path, answered, settings, on_progress, cancelled)
-        if not settings.speed and not settings.questions:
-            start(path, load, session.paths.logs, None, cancelled, None, "evaluate", running)
-        loaded = None if settings.questions else running
-        evaluation = _evaluate(session, path, settings, on_progress, cancelled, loaded)
+        evaluation = _evaluate(session, path, settings, load, on_progress, cancelled, loaded)
     result = Measurement(path, entry, evaluation, questions, speed, tuple(notes))
     answered.forget()
     try:
@@ -328,7 +330,7 @@ def estimate(session: Session, model: Model, context: int, threads: int | None =
     if row.placement.where != "cpu":
         return Estimated(0, row.tokens_per_second)
     run, program = estimator.running(setup), session.program_bytes + vocabulary_bytes(model)
-    if session.load_settings(model.path).memory_map and (known := session.profile.hardware):
+    if not session.better_read(model) and (known := session.profile.hardware):
         program += repacked_bytes(model, known.cpu.features)  # beside the file itself
     return Estimated(row.memory.weights + run.kv_cache + run.touched + program, row.tokens_per_second)
 
@@ -473,6 +475,7 @@ def _evaluate(
     session: Session,
     path: Path,
     settings: MeasureSettings,
+    load: LoadSettings,
     on_progress: Callable[[MeasureProgress], None],
     cancelled: Callable[[], bool],
     child: Child | None,
@@ -489,7 +492,6 @@ def _evaluate(
         share = p.done / max(1, p.chunks)
         on_progress(MeasureProgress(names[p.what], share, left, p.disk_bytes, p.done, p.chunks, resumed, rate))
 
-    chosen = _load_settings(session, path, settings)
     reference = settings.reference
     if reference is not None and reference.resolve() == path.resolve():
         reference = None  # a model against itself says nothing
@@ -498,7 +500,7 @@ def _evaluate(
         settings.corpus,
         evaluations(session),
         session.paths.logs,
-        replace(settings.evaluation, threads=chosen.prompt_threads),
+        replace(settings.evaluation, threads=load.prompt_threads),
         reference,
         settings.keep_reference,
         heard,

@@ -247,10 +247,11 @@ class Session:
         if hardware := self.profile.hardware:  # a container's share of the processor, which affinity does not tell
             most = min(most, max(1, hardware.cpu.whole_cores - 1))
         threads = chat.threads or threads_for(header.n_bytes, most)
-        in_memory = self._better_read(header)
+        in_memory = self.better_read(header)
         return LoadSettings(context, threads=threads, prompt_threads=chat.threads or most, memory_map=not in_memory)
 
-    def _better_read(self, model: Model) -> bool:
+    def better_read(self, model: Model) -> bool:
+        """True if a model had better be read than mapped, since it would be in memory twice."""
         from .advice.repack import better_read
 
         hardware = self.profile.hardware

@@ -87,10 +87,9 @@ class Kernels:
     Of one core: `per_byte` of weights in its cache by type, `per_row` of a weight matrix, `per_head_element` of a key
     or value for each head that looks at it, by the size of heads, `per_far_head` of a head's key and value more where
     those of the token before are a page away and in no cache, and `per_node_element` of a step between the matrices. By
-    the number of
-    threads that compute: `per_node`, what each step of the graph costs for itself, and what a byte takes that is in no
-    cache (`per_byte_from_memory`) and the end of a matrix of such bytes (`per_matrix_from_memory`). `cache` are the
-    bytes up to which a model stays in the caches.
+    the number of threads that compute: `per_node`, what each step of the graph costs for itself, and what a byte takes
+    that is in no cache (`per_byte_from_memory`) and the end of a matrix of such bytes (`per_matrix_from_memory`).
+    `cache` are the bytes up to which a model stays in the caches.
     """
 
     per_byte: Mapping[str, float]

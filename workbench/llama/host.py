@@ -38,8 +38,8 @@ class Child:
     """A running child. Requests come one at a time, from any thread; `cancel` and `close` work beside them.
 
     It is started, not waited for: whether it came up shows in `wait_until_ready`, or in the first request. `service` is
-    what will be asked of it once its model is loaded; it is imported meanwhile; `threads` how many
-    will compute, if that is known.
+    what will be asked of it once its model is loaded; it is imported meanwhile; `threads` how many will compute, if
+    that is known.
     """
 
     def __init__(

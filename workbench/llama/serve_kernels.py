@@ -170,7 +170,7 @@ class _Processor:
                 for tensor in found:
                     self._fill(tensor)
                 return found
-        raise Refused("there is not enough memory to measure how fast this machine computes", "told")
+        raise Refused("there is not enough memory to measure how fast this machine computes")
 
     def products(self, matrices: Sequence[Any]) -> Any:
         """A graph that multiplies one input with all of them."""
