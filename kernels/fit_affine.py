@@ -42,25 +42,67 @@ class Affine:
 
 
 class _Given(NamedTuple):
-    """What stays fixed of each column, and room for the sums over its levels (all float32 (n,))."""
+    """What stays fixed of each column (all float32 (n,))."""
 
     low: Floats
     high: Floats
     sum_w: Floats
     sum_x: Floats
-    sum_l: Floats
-    sum_l2: Floats
-    sum_xl: Floats
 
 
-class _Trial(NamedTuple):
-    """A step of each column: its error, what it fitted, and what its levels are (all float32 (n,))."""
+class _Best(NamedTuple):
+    """The best step of each column so far; `base` is the minimum that it divided from (all float32 (n,))."""
 
     error: Floats
     scale: Floats
     minimum: Floats
-    base: Floats
     inverse: Floats
+    base: Floats
+
+
+class _Trial(NamedTuple):
+    """What a step makes of each column, and what its fit takes (all float32 (n,))."""
+
+    error: Floats
+    scale: Floats
+    minimum: Floats
+    inverse: Floats
+    sum_l: Floats
+    sum_l2: Floats
+    sum_xl: Floats
+    D: Floats
+    term: Floats
+
+
+class _Columns:
+    """Columns x (s, n) on their way through the steps, with weights (s, n) and room for levels (s, n)."""
+
+    def __init__(self, x: Floats, weights: Floats, given: Floats, best: Floats, levels: Floats) -> None:
+        self.x, self.weights, self.levels = x, weights, levels
+        self.given, self.best = _Given(*given), _Best(*best)
+        self.trial = _Trial(*aligned((len(_Trial._fields), x.shape[1])))
+
+    @classmethod
+    def begin(cls, x: Floats, weights: Floats) -> _Columns:
+        """Columns of which nothing is known yet."""
+        n = x.shape[1]
+        given, best = aligned((len(_Given._fields), n)), aligned((len(_Best._fields), n))
+        return cls(x, weights, given, best, aligned(x.shape))
+
+    def only(self, which: Indices) -> _Columns:
+        """Some of the columns; their levels take the place of these."""
+        x, weights = self.x.take(which, axis=1), self.weights.take(which, axis=1)
+        given, best = (np.stack([row[which] for row in rows]) for rows in (self.given, self.best))
+        return _Columns(x, weights, given, best, self.levels.reshape(-1)[: x.size].reshape(x.shape))
+
+    def keep(self, which: Indices) -> None:
+        """The trial is the best so far of the columns `which`."""
+        error, scale, minimum, inverse, base = self.best
+        base[which] = minimum[which]
+        error[which] = self.trial.error[which]
+        scale[which] = self.trial.scale[which]
+        minimum[which] = self.trial.minimum[which]
+        inverse[which] = self.trial.inverse[which]
 
 
 class AffineSearch:
@@ -89,88 +131,93 @@ class AffineSearch:
 
     def __call__(self, x: Floats, weights: Floats) -> Affine:
         """The best fit of each column of x, weights (s, n) >= 0."""
-        scratch = aligned((2, *x.shape))
-        given, best = self._plain_range(x, weights, scratch[0])
-        flat = np.flatnonzero(best.error < 0)
-        found, columns = best, np.arange(x.shape[1])
-        t = np.zeros(x.shape[1] if self._leap else 1, np.float32)  # the next step of each column
+        columns = _Columns.begin(x, weights)
+        flat = self._plain_range(columns)
+        if self._leap:
+            self._leap_through(columns)
+        else:
+            for t in np.arange(self._last + 1, dtype=np.float32):
+                self._divide(columns, self._parts(t))
+                self._fit(columns)
+                self._error(columns, columns.trial)
+                columns.keep((columns.trial.error < columns.best.error).nonzero()[0])
+        _, scale, minimum, inverse, base = columns.best
+        scale[flat] = 0
+        return Affine(scale, -minimum, base, inverse)
+
+    def _parts(self, t: Floats) -> Floats:
+        """How many parts step t (or the step of each column) makes of the range."""
+        parts: Floats = self._first + self._step * t + self._nmax
+        return parts
+
+    def _plain_range(self, columns: _Columns) -> Indices:
+        """The first trial: from the least value (or 0) to the largest, without a fit. The columns that are flat."""
+        x, weights, best = columns.x, columns.weights, columns.best
+        low, high, sum_w, sum_x = columns.given
+        low[...] = first_smallest(x)
+        np.maximum.reduce(x, axis=0, out=high)
+        best.minimum[...] = np.where(low > 0, np.float32(0), low)
+        # A flat column is 0 above its base, in any range; it must not divide by zero, and nothing improves it.
+        flat = np.flatnonzero(high <= best.minimum)
+        high[flat] = 1
+        add_down(weights, out=sum_w)
+        dot_down(weights, x, out=sum_x)
+        self._divide(columns, self._nmax)
+        np.rint(columns.levels, out=columns.levels)
+        best.base[...] = best.minimum
+        best.inverse[...] = columns.trial.inverse
+        np.divide(np.float32(1), best.inverse, out=best.scale)
+        self._error(columns, best)
+        best.error[flat] = -1
+        return flat
+
+    def _leap_through(self, whole: _Columns) -> None:
+        """All steps, each column at its own pace."""
+        columns, places = whole, np.arange(whole.x.shape[1])
+        spare = aligned(whole.x.shape)
+        t = np.zeros(len(places), np.float32)  # the next step of each column
         while True:
-            trial, following = self._trial(x, weights, given, best.minimum, t, scratch)
-            better = trial.error < best.error
-            if self._leap:
-                better &= t <= self._last
+            parts = self._parts(t)
+            following = t + np.float32(1)
+            if self._divide(columns, parts):
+                np.fmax(following, self._look_ahead(columns.levels, spare, parts), out=following)
+                columns.levels, spare = spare, columns.levels
+            self._fit(columns)
+            self._error(columns, columns.trial)
+            better = columns.trial.error < columns.best.error
+            better &= t <= self._last
             at = better.nonzero()[0]
-            if self._leap:
-                following[at] = t[at] + 1
-            for kept, tried in zip(best, trial, strict=True):
-                kept[at] = tried[at]
+            columns.keep(at)
+            following[at] = t[at] + 1
             t = following
             going = t <= self._last
             left = np.count_nonzero(going)
             if 2 * left > len(t) or 0 < left < _FEW:
                 continue
-            if best is not found:
-                for whole, part in zip(found, best, strict=True):
-                    whole[columns] = part
+            if columns is not whole:
+                for row, part in zip(whole.best, columns.best, strict=True):
+                    row[places] = part
             if not left:
-                break
+                return
             stay = going.nonzero()[0]
-            columns, t = columns[stay], t[stay]
-            given, best = _Given(*(row[stay] for row in given)), _Trial(*(row[stay] for row in best))
-            x, weights = x.take(stay, axis=1), weights.take(stay, axis=1)
-            scratch = scratch.reshape(-1)[: 2 * x.size].reshape(2, *x.shape)
-        found.scale[flat] = 0
-        return Affine(found.scale, -found.minimum, found.base, found.inverse)
+            columns, places, t = columns.only(stay), places[stay], t[stay]
+            spare = spare.reshape(-1)[: columns.x.size].reshape(columns.x.shape)
 
-    def _plain_range(self, x: Floats, weights: Floats, levels: Floats) -> tuple[_Given, _Trial]:
-        """What stays fixed of each column, and the first trial: from the least value (or 0) to the largest, no fit."""
-        given, best = _Given(*aligned((7, x.shape[1]))), _Trial(*aligned((5, x.shape[1])))
-        given.low[...] = first_smallest(x)
-        np.maximum.reduce(x, axis=0, out=given.high)
-        best.base[...] = np.where(given.low > 0, np.float32(0), given.low)
-        # A flat column is 0 above its base, in any range; it must not divide by zero, and nothing improves it.
-        flat = np.flatnonzero(given.high <= best.base)
-        given.high[flat] = 1
-        add_down(weights, out=given.sum_w)
-        dot_down(weights, x, out=given.sum_x)
-        best.minimum[...] = best.base
-        np.divide(self._nmax, given.high - best.base, out=best.inverse)
-        np.divide(np.float32(1), best.inverse, out=best.scale)
-        self._divide(x, given.low, best, levels)
-        if self._leap:
-            np.rint(levels, out=levels)
-        self._error(x, weights, levels, best)
-        best.error[flat] = -1
-        return given, best
-
-    def _trial(
-        self, x: Floats, weights: Floats, given: _Given, base: Floats, t: Floats, scratch: Floats
-    ) -> tuple[_Trial, Floats]:
-        """Step t, its error NaN without a fit; the next step that may be better."""
-        levels, spare = scratch
-        error, scale, minimum, inverse = np.empty((4, len(base)), np.float32)
-        trial = _Trial(error, scale, minimum, base.copy(), inverse)
-        parts = self._first + self._step * t + self._nmax
-        np.divide(parts, given.high - base, out=inverse)
-        following = t + np.float32(1)
-        in_range = self._divide(x, given.low, trial, levels)
-        if self._leap and in_range:
-            np.fmax(following, self._look_ahead(levels, spare, parts), out=following)
-            levels = spare
-        self._fit(x, weights, levels, given, trial)
-        self._error(x, weights, levels, trial)
-        return trial, following
-
-    def _divide(self, x: Floats, low: Floats, trial: _Trial, levels: Floats) -> bool:
-        """The levels, inverse * (x - base) rounded and clipped to 0..nmax; with `leap` only clipped.
+    def _divide(self, columns: _Columns, parts: Floats) -> bool:
+        """The levels from the best minimum so far: inverse * (x - base) rounded and clipped; with `leap` only clipped.
 
         Returns False where C's rounding of large values was needed; then the levels are rounded in any case.
         """
-        np.subtract(x, trial.base, out=levels)
-        np.multiply(levels, trial.inverse, out=levels)
-        farthest = low - trial.base
-        farthest *= trial.inverse
-        in_range = bool(np.minimum.reduce(farthest) >= -ROUNDABLE and np.maximum.reduce(farthest) <= ROUNDABLE)
+        low, high, *_ = columns.given
+        base, levels = columns.best.minimum, columns.levels
+        inverse, term = columns.trial.inverse, columns.trial.term
+        np.subtract(high, base, out=inverse)
+        np.divide(parts, inverse, out=inverse)
+        np.subtract(columns.x, base, out=levels)
+        np.multiply(levels, inverse, out=levels)
+        np.subtract(low, base, out=term)
+        np.multiply(term, inverse, out=term)
+        in_range = bool(np.minimum.reduce(term) >= -ROUNDABLE and np.maximum.reduce(term) <= ROUNDABLE)
         if not in_range:
             levels[...] = nearest_int(levels)
         elif not self._leap:
@@ -196,21 +243,22 @@ class AffineSearch:
         np.ceil(change, out=change)
         return change
 
-    def _fit(self, x: Floats, weights: Floats, levels: Floats, given: _Given, trial: _Trial) -> None:
-        """Scale and minimum from the levels, into `trial`; NaN scale where there is no fit."""
-        _, _, sum_w, sum_x, sum_l, sum_l2, sum_xl = given
-        _, scale, minimum, _, _ = trial
+    def _fit(self, columns: _Columns) -> None:
+        """Scale and minimum of the trial from its levels; NaN scale where there is no fit."""
+        x, weights, levels = columns.x, columns.weights, columns.levels
+        _, _, sum_w, sum_x = columns.given
+        _, scale, minimum, _, sum_l, sum_l2, sum_xl, D, term = columns.trial
         dot_down(weights, levels, out=sum_l)
         dot_down(weights, levels, levels, out=sum_l2)
         dot_down(weights, levels, x, out=sum_xl)
-        D = sum_w * sum_l2
-        D -= sum_l * sum_l
+        np.multiply(sum_w, sum_l2, out=D)
+        np.subtract(D, np.multiply(sum_l, sum_l, out=term), out=D)
         np.multiply(sum_w, sum_xl, out=scale)
-        scale -= sum_x * sum_l
-        scale /= D
+        np.subtract(scale, np.multiply(sum_x, sum_l, out=term), out=scale)
+        np.divide(scale, D, out=scale)
         np.multiply(sum_l2, sum_x, out=minimum)
-        minimum -= sum_l * sum_xl
-        minimum /= D
+        np.subtract(minimum, np.multiply(sum_l, sum_xl, out=term), out=minimum)
+        np.divide(minimum, D, out=minimum)
         if np.fmax.reduce(minimum) > 0:
             above = (minimum > 0).nonzero()[0]
             scale[above] = sum_xl[above] / sum_l2[above]
@@ -218,12 +266,13 @@ class AffineSearch:
         if not np.minimum.reduce(D) > 0:
             scale[~(D > 0)] = np.nan
 
-    def _error(self, x: Floats, weights: Floats, levels: Floats, trial: _Trial) -> None:
-        """Weighted sum of the squared (or absolute) scale * level + minimum - x, into `trial`; spoils the levels."""
-        np.multiply(levels, trial.scale, out=levels)
-        np.add(levels, trial.minimum, out=levels)
-        np.subtract(levels, x, out=levels)
+    def _error(self, columns: _Columns, fit: _Best | _Trial) -> None:
+        """Weighted sum of the squared (or absolute) scale * level + minimum - x, into `fit`; spoils the levels."""
+        levels = columns.levels
+        np.multiply(levels, fit.scale, out=levels)
+        np.add(levels, fit.minimum, out=levels)
+        np.subtract(levels, columns.x, out=levels)
         if self._absolute:
-            dot_down(weights, np.abs(levels, out=levels), out=trial.error)
+            dot_down(columns.weights, np.abs(levels, out=levels), out=fit.error)
         else:
-            dot_down(levels, levels, weights, out=trial.error)
+            dot_down(levels, levels, columns.weights, out=fit.error)
