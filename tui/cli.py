@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
@@ -15,6 +15,7 @@ from ..workbench.errors import NotEnoughMemory, QuantdeckError
 
 if TYPE_CHECKING:
     from ..workbench.llama import Child
+    from ..workbench.processes import Detached
 
 EXIT_CODES = """\
 exit codes:
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = bool(getattr(arguments, "json", False))
     try:
         module, function = arguments.run.split(":")
-        with _llama_for(arguments) as arguments.child:
+        with _llama_for(arguments) as arguments.child, _supervisor_for(arguments) as arguments.supervisor:
             return int(getattr(import_module(f".commands.{module}", __package__), function)(arguments))
     except QuantdeckError as error:
         return _fail(str(error), error.exit_code, as_json)
@@ -62,6 +63,21 @@ def _llama_for(arguments: argparse.Namespace) -> Iterator[Child | None]:
         yield child
     finally:
         child.close()
+
+
+@contextmanager
+def _supervisor_for(arguments: argparse.Namespace) -> Iterator[Detached | None]:
+    """The processes of the job that a command makes; they come up while it is imported and the model is looked at."""
+    name = arguments.model
+    if arguments.run != "quantize:run" or arguments.dry_run or not (name == "sample" or os.path.exists(name)):  # noqa: PTH110 - never raises
+        yield None
+        return
+    from ..workbench.jobs.ahead import supervisor_ahead
+    from ..workbench.jobs.cores import usable_cores
+
+    cores = usable_cores()
+    with closing(supervisor_ahead(min(arguments.workers or cores, cores), name)) as supervisor:
+        yield supervisor
 
 
 def _fail(sentence: str, exit_code: int, as_json: bool) -> int:

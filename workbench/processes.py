@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 from .errors import QuantdeckError, ResumeFailed
 from .text import printable
@@ -31,41 +32,57 @@ def environment() -> dict[str, str]:
     return dict(os.environ) | dict.fromkeys(_ONE_THREAD, "1")
 
 
-def start_detached(module: str, folder: Path, log: Path, name: str) -> None:
-    """Run a module in a session of its own, so that it lives on when this program or its terminal goes.
+class Detached:
+    """A process in a session of its own: it lives on when this program or its terminal goes.
 
-    It gets `folder`, where it also begins, and a descriptor for its answer, which its `main` gives to `part` and
-    `answer`; `name` is what users call it.
-
-    Raises:
-        QuantdeckError: it could not be started.
-        ResumeFailed: it did not take charge, in its own words if it left any.
+    It runs a module, which is imported at once and then waits to be told its folder, so that it may be started before
+    the folder is there. Its `main` begins with `part` and `told`, and says by `answer` whether it is in charge.
     """
-    reading, writing = os.pipe()
-    try:
-        with log.open("ab") as errors:
-            launcher = subprocess.Popen(
-                command(module, str(folder), str(writing)),
-                stdin=subprocess.DEVNULL,
-                stdout=errors,
-                stderr=errors,
-                cwd=folder,
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        """Start it: its arguments are a descriptor for its answer and these. QuantdeckError if it cannot be started."""
+        self._answer, writing = os.pipe()
+        try:
+            self._launcher = subprocess.Popen(
+                command(module, str(writing), *arguments),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=os.sep,
                 env=environment(),
                 pass_fds=(writing,),
                 start_new_session=True,
             )
-        os.close(writing)
-        writing = -1
-        said = _listen(reading)
-        launcher.wait()
-    except OSError as error:
-        raise QuantdeckError(f"{name} cannot be started: {error.strerror}.") from error
-    finally:
-        os.close(reading)
-        if writing >= 0:
+        except OSError as error:
+            os.close(self._answer)
+            raise QuantdeckError(f"{module} cannot be started: {error.strerror}.") from error
+        finally:
             os.close(writing)
-    if said != _IN_CHARGE:
-        raise ResumeFailed(printable(said) or f"{name} did not start; {printable(str(log))} says why.")
+
+    def take_charge(self, folder: Path, log: Path, name: str) -> None:
+        """Have it begin in `folder`, with its output added to `log`; `name` is what users call it.
+
+        Raises:
+            QuantdeckError: its log cannot be written.
+            ResumeFailed: it did not take charge, in its own words if it left any.
+        """
+        try:
+            log.open("ab").close()
+        except OSError as error:
+            raise QuantdeckError(f"{name} cannot be started: {error.strerror}.") from error
+        self._launcher.communicate(os.fsencode(folder) + b"\0" + os.fsencode(log))
+        said = _listen(self._answer)
+        if said != _IN_CHARGE:
+            raise ResumeFailed(printable(said) or f"{name} did not start; {printable(str(log))} says why.")
+
+    def close(self) -> None:
+        """Let go of it, as often as wanted; it ends if it was not told a folder."""
+        assert self._launcher.stdin
+        self._launcher.stdin.close()
+        self._launcher.wait()
+        if self._answer >= 0:
+            os.close(self._answer)
+            self._answer = -1
 
 
 def _listen(reading: int) -> str:
@@ -84,6 +101,23 @@ def part() -> None:
     """In a detached process, first of all: whoever started us need not wait for us, nor bury us."""
     if os.fork():
         os._exit(0)
+
+
+def told() -> Path:
+    """In a detached process: the folder to work in; we begin there, with our output in its log. Ends if it has none."""
+    folder, _, log = sys.stdin.buffer.read().partition(b"\0")
+    if not folder:
+        sys.exit()
+    begin_in(Path(os.fsdecode(folder)), Path(os.fsdecode(log)), sys.stdout, sys.stderr)
+    return Path(os.fsdecode(folder))
+
+
+def begin_in(folder: Path, log: Path, *streams: TextIO) -> None:
+    """Make `folder` the working directory, and add to `log` what goes to the streams from now on."""
+    os.chdir(folder)
+    with log.open("ab") as file:
+        for stream in streams:
+            os.dup2(file.fileno(), stream.fileno())
 
 
 def answer(descriptor: int, refusal: str = "") -> None:

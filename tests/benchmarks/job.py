@@ -1,12 +1,13 @@
 """How long a whole job takes, as a multiple of `llama_model_quantize`'s wall time on the same file.
 
 A llama-like GGUF of random BF16 weights is made once. The two are run in turn with the same number of workers and
-threads; each pair gives one ratio, and the median counts. Ours is the time from reading the model to the last event:
-preparing, start-up of all processes, hashing, loading in llama.cpp, and waiting for the disk included. C's is the
-time of the call alone, without loading the library; it neither hashes, nor verifies, nor waits for the disk. `cp` is
-the time of a plain copy of the source. On a machine that does other things too, the ratio of CPU times says more.
+threads; each pair gives one ratio, and the median counts. Ours is the whole command `quantdeck quantize`, from its
+start to its end: reading the model, start-up of all processes, hashing, loading in llama.cpp, and waiting for the disk
+included. C's is the time of the call alone, without loading the library; it neither hashes, nor verifies, nor waits
+for the disk. `cp` is the time of a plain copy of the source. On a machine that does other things too, the ratio of CPU
+times says more.
 
-    python -m tests.benchmarks.job --size 1e9 --levels Q4_K_M Q8_0 --workers 1 2 4 --rounds 3
+    PYTHONPATH=tests python -m benchmarks.job --size 1e9 --levels Q4_K_M Q8_0 --workers 1 2 4 --rounds 3
 """
 
 from __future__ import annotations
@@ -34,11 +35,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from quantdeck.workbench import jobs
 from quantdeck.workbench.imatrix import Entry, Imatrix, write_imatrix
-from quantdeck.workbench.jobs.pool import nice_session
+from quantdeck.workbench.jobs.journal import Done, JournalReader
 from quantdeck.workbench.model import read_model, write_header
-from quantdeck.workbench.recipe import Request
 from support import llama_quantize
-from support.jobs import Bench
 from support.models import describe
 
 GOAL = 0.7
@@ -112,46 +111,45 @@ def make_imatrix(path: Path, source: Path) -> dict[str, np.ndarray]:
 class Memory(threading.Thread):
     """Watches the largest resident size of a job's processes."""
 
-    def __init__(self, bench: Bench, job: str) -> None:
+    def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.bench, self.job = bench, job
         self.worker = self.supervisor = 0
         self.stopped = threading.Event()
 
     def run(self) -> None:
         while not self.stopped.wait(0.25):
-            with suppress(psutil.Error):
-                supervisor = self.bench.supervisor(self.job)
-                if supervisor is None:
-                    continue
-                self.supervisor = max(self.supervisor, supervisor.memory_info().rss)
-                for child in supervisor.children():
-                    if any(part.endswith(".worker") for part in child.cmdline()):
-                        self.worker = max(self.worker, child.memory_info().rss)
+            for process in psutil.process_iter(["cmdline"]):
+                line = process.info["cmdline"] or []
+                with suppress(psutil.Error):
+                    if f"{jobs.__name__}.worker" in line:
+                        self.worker = max(self.worker, process.memory_info().rss)
+                    elif f"{jobs.__name__}.supervisor" in line:
+                        self.supervisor = max(self.supervisor, process.memory_info().rss)
 
 
-def ours(bench: Bench, source: Path, level: str, workers: int, imatrix: Path | None) -> tuple[float, float, Memory]:
-    """Seconds and CPU seconds of one whole job."""
-    began = time.perf_counter()
-    options = jobs.JobOptions(workers, os.nice(0), overwrite=True, imatrix=imatrix)
-    proposal = jobs.prepare(bench.store, source, Request(level), bench.folder / "ours.gguf", options)
-    job = jobs.submit(bench.store, proposal)
-    jobs.start(bench.store, job)
-    memory = Memory(bench, job)
+def ours(folder: Path, source: Path, level: str, workers: int, imatrix: Path | None) -> tuple[float, float, Memory]:
+    """Seconds and CPU seconds of one whole command."""
+    command = [sys.executable, "-m", "quantdeck.tui.cli", "quantize", str(source), "-q", level, "--overwrite"]
+    command += ["-o", str(folder / "ours.gguf"), "--workers", str(workers)]
+    command += ["--imatrix", str(imatrix)] if imatrix else []
+    memory = Memory()
     memory.start()
-    for snapshot in bench.store.follow(job, 0.05):
-        last = snapshot
-    seconds = time.perf_counter() - began
+    home = folder / "home"
+    shutil.rmtree(home, ignore_errors=True)
+    environment = os.environ | {"QUANTDECK_HOME": str(home)}
+    seconds, cpu = _timed(lambda: subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL))
     memory.stopped.set()
-    assert last.status == "done", last.message
-    return seconds, bench.events(job)[-1].cpu_seconds, memory
+    (job,) = jobs.JobStore(home / "jobs").list()
+    done = JournalReader(home / "jobs" / job.id / "journal.jsonl").read()[-1]
+    assert isinstance(done, Done), done
+    return seconds, cpu + done.cpu_seconds, memory
 
 
 def theirs(
-    bench: Bench, source: Path, level: str, threads: int, imatrix: dict[str, np.ndarray] | None
+    folder: Path, source: Path, level: str, threads: int, imatrix: dict[str, np.ndarray] | None
 ) -> tuple[float, float]:
     """Seconds and CPU seconds of one call; what its process needs besides is measured on a dry run and taken off."""
-    output = bench.folder / "c.gguf"
+    output = folder / "c.gguf"
     whole = _timed(lambda: llama_quantize.quantize(source, output, level, imatrix, threads))
     besides = _timed(lambda: llama_quantize.plan(source, [level]))
     return whole[0] - besides[0], whole[1] - besides[1]
@@ -165,10 +163,10 @@ def _timed(action: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - began, cpu
 
 
-def copy(bench: Bench, source: Path) -> float:
+def copy(folder: Path, source: Path) -> float:
     """Seconds of a plain copy."""
     began = time.perf_counter()
-    subprocess.run(["cp", str(source), str(bench.folder / "copy.gguf")], check=True)
+    subprocess.run(["cp", str(source), str(folder / "copy.gguf")], check=True)
     return time.perf_counter() - began
 
 
@@ -186,25 +184,25 @@ def same(one: Path, other: Path) -> bool:
     return True
 
 
-def measure(bench: Bench, source: Path, level: str, workers: int, rounds: int, reference: bool) -> Result:
+def measure(folder: Path, source: Path, level: str, workers: int, rounds: int, reference: bool) -> Result:
     """All rounds of one level with one number of workers."""
     imatrix, arrays = None, None
     if level in NEEDS_IMATRIX:
-        imatrix = bench.folder / "imatrix.gguf"
+        imatrix = folder / "imatrix.gguf"
         arrays = make_imatrix(imatrix, source)
     mine, cs, my_cpu, c_cpu, copies = ([] for _ in range(5))
     worker = supervisor = 0
     for _ in range(rounds):
-        seconds, cpu, memory = ours(bench, source, level, workers, imatrix)
+        seconds, cpu, memory = ours(folder, source, level, workers, imatrix)
         mine.append(seconds)
         my_cpu.append(cpu)
         worker, supervisor = max(worker, memory.worker), max(supervisor, memory.supervisor)
         if reference:
-            seconds, cpu = theirs(bench, source, level, workers, arrays)
+            seconds, cpu = theirs(folder, source, level, workers, arrays)
             cs.append(seconds)
             c_cpu.append(cpu)
-        copies.append(copy(bench, source))
-    made = bench.folder / "ours.gguf"
+        copies.append(copy(folder, source))
+    made = folder / "ours.gguf"
     return Result(
         level=level,
         workers=workers,
@@ -215,7 +213,7 @@ def measure(bench: Bench, source: Path, level: str, workers: int, rounds: int, r
         to_copy=round(statistics.median(a / b for a, b in zip(mine, copies, strict=True)), 2),
         worker_mb=round(worker / 1e6, 1),
         supervisor_mb=round(supervisor / 1e6, 1),
-        identical=same(made, bench.folder / "c.gguf") if reference else True,
+        identical=same(made, folder / "c.gguf") if reference else True,
     )
 
 
@@ -227,11 +225,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the files go; a temporary folder if not given")
     parser.add_argument("--no-reference", action="store_true", help="only our jobs, for memory")
-    parser.add_argument("--nice", type=int, default=0, help="priority of both, -20 to 19, against what else runs")
     parser.add_argument("--json", type=Path, help="also write the results here")
     options = parser.parse_args()
-    os.nice(options.nice)
-    nice_session(options.nice)
     folder = Path(tempfile.mkdtemp(prefix="quantdeck-job-", dir=options.folder))
     results = []
     try:
@@ -240,7 +235,7 @@ def main() -> None:
         print("level    workers   ours s      C s   ratio     CPU   ours/cp  worker MB  supervisor MB  identical")
         for level in options.levels:
             for workers in options.workers:
-                r = measure(Bench(folder), source, level, workers, options.rounds, not options.no_reference)
+                r = measure(folder, source, level, workers, options.rounds, not options.no_reference)
                 results.append(r)
                 print(
                     f"{r.level:8} {r.workers:7} {r.ours:8.2f} {r.c:8.2f} {r.ratio:7.3f} {r.cpu_ratio:7.3f}"

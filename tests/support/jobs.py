@@ -204,7 +204,7 @@ def kill(process: psutil.Process, number: int = signal.SIGKILL) -> bool:
     return True
 
 
-def gone(find: Callable[[], list[psutil.Process]], seconds: float = 5) -> bool:
+def gone(find: Callable[[], object], seconds: float = 5) -> bool:
     """True if nothing is found within some seconds."""
     give_up = time.monotonic() + seconds
     while find():

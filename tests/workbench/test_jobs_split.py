@@ -380,8 +380,8 @@ def dying(method):
     return call
 
 Path.replace, Path.unlink, Path.rename = map(dying, (Path.replace, Path.unlink, Path.rename))
-processes.part = lambda: None
-supervisor.main(folder, os.open(os.devnull, os.O_WRONLY))
+processes.part, processes.told = lambda: None, lambda: folder
+supervisor.main(os.open(os.devnull, os.O_WRONLY), 0)
 """
 
 

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         terminal.document(_document(None, "planned", proposal))
         return 0
     job_id = jobs.submit(session.jobs, proposal, lambda *done: terminal.progress(check_words(*done)))
-    jobs.start(session.jobs, job_id)
+    jobs.start(session.jobs, job_id, arguments.supervisor)
     if warning := jobs.logout_warning():
         terminal.warn(warning)
     if arguments.detach:

@@ -16,7 +16,7 @@ from ..jobs.folder import ids_in, make_folder
 from ..jobs.journal import Cancelled, JournalWriter
 from ..jobs.locks import Lock, is_free_within
 from ..jobs.preflight import NotEnoughSpace
-from ..processes import start_detached
+from ..processes import Detached
 from ..text import printable, size
 from .download_state import ENDED, DownloadFolder, DownloadRequest, DownloadSnapshot, DownloadWatch, WantedFile
 from .names import Reference, local_name
@@ -243,4 +243,5 @@ class Downloads:
 
 
 def _start(folder: DownloadFolder) -> None:
-    start_detached(f"{__package__}.fetch", folder.path, folder.log, f"Download {folder.id}")
+    with contextlib.closing(Detached(f"{__package__}.fetch", str(folder.path))) as fetcher:
+        fetcher.take_charge(folder.path, folder.log, f"Download {folder.id}")

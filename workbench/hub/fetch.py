@@ -201,10 +201,10 @@ def _wish(folder: DownloadFolder) -> str:
         return ""
 
 
-def main(arguments: list[str]) -> None:
-    """FOLDER, and a descriptor on which to say that it runs, or why not."""
-    folder, ready = DownloadFolder(Path(arguments[0])), int(arguments[1])
+def main(ready: int) -> None:
+    """Fetch what the folder that we are told asks for; a line on the descriptor `ready` says that we do, or why not."""
     processes.part()
+    folder = DownloadFolder(processes.told())
     lock = Lock(folder.lock)
     try:
         request = folder.request()
@@ -227,4 +227,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(int(sys.argv[1]))

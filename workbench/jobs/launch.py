@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 
 from ..errors import QuantdeckError, ResumeFailed
-from ..processes import start_detached
+from ..processes import Detached
+from .ahead import supervisor_ahead
 from .control import MAX_WORKERS, Wish
 from .locks import is_free_within
 from .snapshot import JobSnapshot
@@ -18,14 +20,17 @@ CANCEL_PATIENCE = 20.0
 """Seconds within which a supervisor must have ended after a cancel."""
 
 
-def start(store: JobStore, job_id: str) -> None:
+def start(store: JobStore, job_id: str, ahead: Detached | None = None) -> None:
     """Start a job's supervisor, detached from this program and its terminal; it waits for its turn by itself.
+
+    `ahead` is one that is up already, of `supervisor_ahead`.
 
     Raises:
         QuantdeckError: it did not come up, in its own words (already running, store not writable ...).
     """
     folder = store.folder(job_id)
-    start_detached(f"{__package__}.supervisor", folder.path, folder.log, f"Job {folder.id}")
+    with closing(ahead or supervisor_ahead(0, str(folder.path))) as supervisor:
+        supervisor.take_charge(folder.path, folder.log, f"Job {folder.id}")
 
 
 def resume(store: JobStore, job_id: str) -> None:

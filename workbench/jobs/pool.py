@@ -8,7 +8,7 @@ import os
 import selectors
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,27 +44,34 @@ class Farewell:
     worker: int
 
 
-class _Process:
-    """One worker process. `ready` once it has said its first line; `leaving` when it shall get no more tasks."""
+class WorkerProcess:
+    """One worker process. `ready` once it has said its first line; `leaving` when it shall get no more tasks.
 
-    def __init__(self, number: int, folder: Path) -> None:
-        self.number = number
+    It comes up at once, and waits to be told its job.
+    """
+
+    def __init__(self, *shown: str) -> None:
+        """Start it; `shown` is for those who look at command lines."""
+        self.number = -1
         self.task: Range | None = None
         self.ready = self.leaving = False
         self.buffer = b""
-        with (folder / "worker.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                processes.command(f"{__package__}.worker", str(folder), str(os.getpid())),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=folder,
-                env=processes.environment(),
-                bufsize=0,
-            )
+        self.process = subprocess.Popen(
+            processes.command(f"{__package__}.worker", str(os.getpid()), *shown),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=processes.environment(),
+            bufsize=0,
+        )
         assert self.process.stdin and self.process.stdout
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
         os.set_blocking(self.stdout.fileno(), False)
+
+    def begin(self, number: int, folder: Path) -> None:
+        """Have it work for the job in `folder`, as its worker `number`."""
+        self.number = number
+        with contextlib.suppress(BrokenPipeError):  # it is dead, which is noticed where its reports are read
+            self.stdin.write(json.dumps(str(folder)).encode() + b"\n")
 
     def send(self, task: Range) -> bool:
         """False if it is dead, which is noticed where its reports are read; the task cannot be what ended it."""
@@ -105,9 +112,20 @@ class _Process:
         return f"ended with exit code {code}; worker.log in the job's folder says more"
 
     def close(self) -> None:
+        """Let go of it."""
         with contextlib.suppress(BrokenPipeError):
             self.stdin.close()
         self.stdout.close()
+
+
+def end_all(workers: Iterable[WorkerProcess]) -> None:
+    """End workers at once; what they have in hand is not finished."""
+    workers = list(workers)
+    for worker in workers:
+        worker.process.kill()
+    for worker in workers:
+        worker.process.wait()
+        worker.close()
 
 
 def nice_session(nice: int) -> None:
@@ -122,11 +140,13 @@ def nice_session(nice: int) -> None:
 class Pool:
     """Up to `size` workers on the job in `folder`. One task at a time each."""
 
-    def __init__(self, folder: Path, size: int, nice: int) -> None:
+    def __init__(self, folder: Path, size: int, nice: int, reserve: Sequence[WorkerProcess] = ()) -> None:
+        """No worker begins yet; those in `reserve`, which have no job, are the first to be taken."""
         self.folder = folder
         self.size = size
         self.nice = nice
-        self._processes: dict[int, _Process] = {}
+        self._reserve = list(reserve)
+        self._processes: dict[int, WorkerProcess] = {}
         self._selector = selectors.DefaultSelector()
         nice_session(nice)
 
@@ -138,10 +158,9 @@ class Pool:
     ) -> None:
         """End all workers at once; what they had in hand is not finished."""
         for process in list(self._processes.values()):
-            process.process.kill()
-        for process in list(self._processes.values()):
-            process.process.wait()
-            self._drop(process)
+            self._selector.unregister(process.stdout)
+        end_all([*self._processes.values(), *self._reserve])
+        self._processes.clear()
         self._selector.close()
 
     @property
@@ -169,7 +188,8 @@ class Pool:
         """Start workers as long as more are allowed, and there are more tasks left than idle workers to take them."""
         while len(self._processes) < self.size and tasks > sum(p.task is None for p in self._processes.values()):
             number = next(n for n in range(self.size + len(self._processes)) if n not in self._processes)
-            process = _Process(number, self.folder)
+            process = self._reserve.pop() if self._reserve else WorkerProcess(str(self.folder))
+            process.begin(number, self.folder)
             self._processes[number] = process
             self._selector.register(process.stdout, selectors.EVENT_READ, process)
             with contextlib.suppress(OSError):
@@ -188,7 +208,7 @@ class Pool:
     def wait(self, seconds: float) -> Iterator[Report | Death | Farewell]:
         """What happens to the workers, as soon as there are any or the time is over."""
         for key, _ in self._selector.select(seconds):
-            process: _Process = key.data
+            process: WorkerProcess = key.data
             lines, ended = process.lines()
             for line in lines:
                 yield from self._line(process, line)
@@ -198,7 +218,7 @@ class Pool:
                 self._drop(process)
                 yield Farewell(process.number) if asked else Death(process.number, process.task, reason, process.ready)
 
-    def _line(self, process: _Process, line: bytes) -> Iterator[Report]:
+    def _line(self, process: WorkerProcess, line: bytes) -> Iterator[Report]:
         if not process.ready:
             process.ready = True
         elif process.task:
@@ -207,11 +227,11 @@ class Pool:
         if process.leaving:
             self._dismiss(process)
 
-    def _dismiss(self, process: _Process) -> None:
+    def _dismiss(self, process: WorkerProcess) -> None:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
 
-    def _drop(self, process: _Process) -> None:
+    def _drop(self, process: WorkerProcess) -> None:
         self._selector.unregister(process.stdout)
         process.close()
         self._processes.pop(process.number, None)

@@ -27,7 +27,7 @@ from .spec import JobSpec
 FOLLOW_INTERVAL = 0.25
 """Seconds between two snapshots of a job that is being followed."""
 
-LOOK_INTERVAL = 0.1
+LOOK_INTERVAL = 0.03
 """Seconds within which a follower notices the end of a job."""
 
 JOURNAL_TAIL = 1 << 16

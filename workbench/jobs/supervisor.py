@@ -34,7 +34,7 @@ from .journal import JobEvent, JournalReader, JournalWriter
 from .locks import Lock
 from .partial import Companion, Partial, digest, discard
 from .plan import Plan, Range
-from .pool import Death, Farewell, Pool, Report
+from .pool import Death, Farewell, Pool, Report, WorkerProcess, end_all
 from .publish import Publication
 from .snapshot import Fold
 from .store import JobFolder
@@ -101,9 +101,13 @@ class Hopeless(Exception):
 class Supervisor:
     """One job from the state that its folder shows to its end. The caller holds the job's lock."""
 
-    def __init__(self, folder: JobFolder) -> None:
-        """Read the job; ResumeFailed if it is damaged, OSError if its journal cannot be written."""
+    def __init__(self, folder: JobFolder, reserve: list[WorkerProcess]) -> None:
+        """Read the job; ResumeFailed if it is damaged, OSError if its journal cannot be written.
+
+        The workers in `reserve`, which have no job, do the first ranges, if there is nothing to wait for.
+        """
         self.folder = folder
+        self.reserve = reserve
         self.summarized = 0.0
         self.spec = folder.spec()
         self.plan = Plan.read(folder.path)
@@ -196,6 +200,7 @@ class Supervisor:
         """Come back when no other job goes first; raises Pause if the user wants one meanwhile."""
         shown: list[str] | None = None
         while ahead := turn.ahead():
+            self.dismiss_reserve()
             if ahead != shown:
                 self.record(events.Waiting(ahead=tuple(ahead)))
                 shown = ahead
@@ -314,8 +319,14 @@ class Supervisor:
             self.partial.close()
         self.companion = self.partial = None
 
+    def dismiss_reserve(self) -> None:
+        """End the workers that have no job."""
+        reserve, self.reserve = self.reserve, []
+        end_all(reserve)
+
     def close(self) -> None:
         """Close everything; the journal gets what it did not take before if it takes it now."""
+        self.dismiss_reserve()
         self.write_events()
         self.release_partial()
         self.journal.close()
@@ -327,7 +338,8 @@ class Supervisor:
         todo = deque(task for task in self.tasks if task not in self.fold.ranges)
         self.advance()
         wanted = self.obey()
-        with Pool(self.folder.path, wanted.workers, wanted.nice) as pool:
+        reserve, self.reserve = self.reserve, []
+        with Pool(self.folder.path, wanted.workers, wanted.nice, reserve) as pool:
             round_ = _Round(self, pool, todo)
             while todo or pool.busy or self.unwritten:
                 round_.step()
@@ -702,18 +714,22 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def main(folder: Path, ready: int) -> None:
-    """Take charge of the job in `folder`; one line on the descriptor `ready` says whether that worked."""
+def main(ready: int, workers: int) -> None:
+    """Take charge of the job that we are told; a line on the descriptor `ready` says whether that worked.
+
+    So many workers are started at once, to be up when the job is there.
+    """
     processes.part()
     allow_open_files()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    job = JobFolder(folder)
+    reserve = [WorkerProcess() for _ in range(workers)]
+    job = JobFolder(processes.told())
     lock = Lock(job.lock)
     try:
         if not lock.acquire(LOCK_PATIENCE):
             raise ResumeFailed(f"Job {job.id} is already in the hands of another program.")
-        supervisor = Supervisor(job)
+        supervisor = Supervisor(job, reserve)
     except (QuantdeckError, OSError) as error:
         text = (
             str(error)
@@ -728,4 +744,4 @@ def main(folder: Path, ready: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

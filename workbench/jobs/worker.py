@@ -1,7 +1,8 @@
 """A worker process: takes tasks on its standard input, writes bytes at their final place, reports on its output.
 
-One JSON line each way: `{"tensor", "first", "count"}` in, `{"digest", "seconds", "errors"}` or `{"problem", "text"}`
-out. It ends when its input ends, and dies with its supervisor.
+The first line of its input is the job's folder, as JSON; then one JSON line each way: `{"tensor", "first", "count"}`
+in, `{"digest", "seconds", "errors"}` or `{"problem", "text"}` out. It ends when its input ends, and dies with its
+supervisor.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...kernels import KernelError, NotFinite, dequantize, quantize
+from .. import processes
 from ..errors import QuantdeckError
 from ..files import is_full
 from ..text import printable
@@ -51,11 +53,16 @@ class NoNumber(Exception):
     """A weight is NaN or infinite; the text names tensor and row."""
 
 
-def main(folder: Path, supervisor: int) -> None:
-    """Work for the job in `folder` until the input ends."""
+def main(supervisor: int) -> None:
+    """Work for a job until the input ends."""
     die_with(supervisor)
     keep_memory()
     np.setbufsize(512)
+    told = sys.stdin.buffer.readline()
+    if not told:
+        return
+    folder = Path(json.loads(told))
+    processes.begin_in(folder, folder / "worker.log", sys.stderr)
     worker = Worker(folder)
     sys.stdout.buffer.write(b"{}\n")
     sys.stdout.buffer.flush()
@@ -208,4 +215,4 @@ def _where(tensor: PlannedTensor, task: Range, bad: npt.NDArray[np.bool_]) -> st
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]))
