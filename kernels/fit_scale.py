@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from .columns import EPSILON, aligned, clip, dot_down, first_largest, nearest_int, round_in_place
 from .registry import Bytes, Floats
+
+Places = npt.NDArray[np.intp]
 
 
 def symmetric(x: Floats, weights: Floats, nmax: int, *, finite: bool = True) -> tuple[Floats, Floats]:
@@ -64,7 +67,7 @@ def signed_refined(x: Floats, nmax: int) -> tuple[Floats, Floats]:
     peak[flat] = 1
     levels = aligned(x.shape)
     _symmetric_levels(x, np.float32(-nmax) / peak, nmax, levels)
-    scale = _refined(x, x * x, levels, nmax=nmax, signed=True)
+    scale = _refined(x, None, levels, nmax=nmax, signed=True)
     scale[flat] = 0
     levels[:, flat] = -nmax
     return scale, levels
@@ -120,55 +123,105 @@ def _positive_error(x: Floats, weights: Floats, codes: Floats, inverse: Floats) 
     return dot_down(weights, difference, difference)
 
 
-def _refined(x: Floats, weights: Floats, levels: Floats, *, nmax: int, signed: bool) -> Floats:
+def _refined(x: Floats, weights: Floats | None, levels: Floats, *, nmax: int, signed: bool) -> Floats:
     """Move levels (s, n) one by one, in place, wherever that makes Sxl^2 / Sll grow; the scale Sxl / Sll (n,).
 
-    Signed levels lie in -nmax..nmax-1. Others have no lower bound in the sums, but are stored as C's uint8.
+    Weights None stand for x^2. Signed levels lie in -nmax..nmax-1. Others have no lower bound in the sums, but are
+    stored as C's uint8.
+
+    As long as no level of a column moves, its sums stay the same, so that all of its elements can be tested at once.
+    Of those that would move, the first in C's order does; columns without any are done, after five rounds all.
     """
-    sums = np.stack((dot_down(weights, x, levels), dot_down(weights, levels, levels)))
-    if not signed and levels.min(initial=0) < 0:
+    s, n = x.shape
+    w = x * x if weights is None else weights
+    sum_xl, sum_l2 = dot_down(w, x, levels), dot_down(w, levels, levels)
+    few_xl, few_l2 = sum_xl, sum_l2
+    if signed:
+        # All terms of Sxl have the same sign. Where it is minus, nothing positive is left without one of them, and C
+        # moves none; neither do we, for the square root is NaN.
+        few_xl = sum_xl + np.float32(0) * np.sqrt(sum_xl)
+    elif levels.min(initial=0) < 0:
         levels %= np.float32(256)
-    _refine(x, weights, levels, sums, nmax=nmax, signed=signed, rounds=5)
-    sum_xl, sum_l2 = sums
+    few, few_weights, few_levels = x, weights, levels
+    # `due` is the next element for C's loop, counted over all rounds.
+    columns, due = np.arange(n), np.zeros(n, np.intp)
+    while len(columns):
+        row, column, *then = _moves(few, few_weights, few_levels, few_xl, few_l2, nmax=nmax, signed=signed)
+        first, due = _first_moves(row, column, due, s)
+        row, columns = row.take(first), columns.take(column.take(first))
+        to, few_xl, few_l2 = (figure.take(first) for figure in then)
+        levels[row, columns] = to if signed else to % np.float32(256)
+        sum_xl[columns], sum_l2[columns] = few_xl, few_l2
+        few, few_levels = x.take(columns, axis=1), levels.take(columns, axis=1)
+        few_weights = None if weights is None else weights.take(columns, axis=1)
     scale: Floats = np.where(sum_l2 > 0, sum_xl / sum_l2, np.float32(0))
     return scale
 
 
-def _refine(x: Floats, weights: Floats, levels: Floats, sums: Floats, *, nmax: int, signed: bool, rounds: int) -> None:
-    """One round over all elements, then the rounds that are left for the columns in which something moved."""
-    lowest, highest = np.float32(-nmax if signed else -np.inf), np.float32(nmax - 1 if signed else nmax)
-    sum_xl, sum_l2 = sums
-    moving = np.zeros(len(sum_xl), np.bool_)
-    weighted = weights * x
-    # What each element has in the sums; C adds these products too.
-    parts_xl, parts_l2 = weighted * levels, weights * levels
-    parts_l2 *= levels
-    moved, rest_xl, rest_l2 = aligned((3, len(sum_xl)))
-    for xi, w, wx, level, part_xl, part_l2 in zip(x, weights, weighted, levels, parts_xl, parts_l2, strict=True):
-        np.subtract(sum_xl, part_xl, out=rest_xl)
-        np.subtract(sum_l2, part_l2, out=rest_l2)
-        np.multiply(xi, rest_l2, out=moved)
-        moved /= rest_xl
-        round_in_place(moved)
-        clip(moved, lowest, highest, out=moved)
-        at = (moved != level).nonzero()[0]
-        to = moved[at]
-        trial_xl = rest_xl[at] + wx[at] * to
-        trial_l2 = rest_l2[at] + w[at] * to * to
-        before_xl = sum_xl[at]
-        better = trial_xl * trial_xl * sum_l2[at] > before_xl * before_xl * trial_l2
-        better &= rest_xl[at] > 0
-        better &= (trial_l2 if signed else rest_l2[at]) > 0
-        won = better.nonzero()[0]
-        at = at[won]
-        sum_xl[at], sum_l2[at] = trial_xl[won], trial_l2[won]
-        level[at] = to[won] if signed else to[won] % np.float32(256)
-        moving[at] = True
-    again = moving.nonzero()[0]
-    if rounds > 1 and len(again):
-        few = levels.take(again, axis=1)
-        few_sums = sums.take(again, axis=1)
-        few_x, few_weights = x.take(again, axis=1), weights.take(again, axis=1)
-        _refine(few_x, few_weights, few, few_sums, nmax=nmax, signed=signed, rounds=rounds - 1)
-        levels[:, again] = few
-        sums[:, again] = few_sums
+def _moves(
+    x: Floats, weights: Floats | None, levels: Floats, sum_xl: Floats, sum_l2: Floats, *, nmax: int, signed: bool
+) -> tuple[Places, Places, Floats, Floats, Floats]:
+    """Which levels (s, n) would move, each on its own: row and column, by row, the new level, and both sums then."""
+    at = _restless(x, weights, levels, sum_xl, sum_l2)
+    row = at // x.shape[1]
+    column = at - row * x.shape[1]
+    x, levels, sum_xl, sum_l2 = x.take(at), levels.take(at), sum_xl.take(column), sum_l2.take(column)
+    w = x * x if weights is None else weights.take(at)
+    rest_xl = sum_xl - w * x * levels
+    rest_l2 = sum_l2 - w * levels * levels
+    to = x * rest_l2
+    to /= rest_xl
+    round_in_place(to)
+    clip(to, np.float32(-nmax if signed else -np.inf), np.float32(nmax - 1 if signed else nmax), out=to)
+    then_xl = rest_xl + w * x * to
+    then_l2 = rest_l2 + w * to * to
+    better = then_xl * then_xl * sum_l2 > sum_xl * sum_xl * then_l2
+    better &= (rest_xl > 0) & (to != levels)
+    better &= (then_l2 if signed else rest_l2) > 0
+    won = np.flatnonzero(better)
+    return row.take(won), column.take(won), to.take(won), then_xl.take(won), then_l2.take(won)
+
+
+def _restless(x: Floats, weights: Floats | None, levels: Floats, sum_xl: Floats, sum_l2: Floats) -> Places:
+    """Places in the raveled x where x Sll / Sxl, the sums without that element, is half a step or more from its level.
+
+    Anywhere else it rounds to that level again. Where it is NaN, a sum has overflowed, and C moves nothing.
+    """
+    away = np.empty(x.shape, np.bool_)
+    for start in range(0, x.shape[1], _PART):
+        part = slice(start, start + _PART)
+        value, level = x[:, part], levels[:, part]
+        w = value * value if weights is None else weights[:, part]
+        rest_l2 = w * level
+        rest_l2 *= level
+        np.subtract(sum_l2[part], rest_l2, out=rest_l2)
+        rest_xl = w * value
+        rest_xl *= level
+        np.subtract(sum_xl[part], rest_xl, out=rest_xl)
+        distance = np.multiply(value, rest_l2, out=rest_l2)
+        distance /= rest_xl
+        distance -= level
+        np.abs(distance, out=distance)
+        np.greater_equal(distance, np.float32(0.5), out=away[:, part])
+    return np.flatnonzero(away)
+
+
+_PART = 2048
+"""Columns whose arrays fit in the second-level cache."""
+
+
+def _first_moves(row: Places, column: Places, due: Places, s: int) -> tuple[Places, Places]:
+    """Which of the moves, by row, is the first of its column from `due` on, and which element is due after it.
+
+    Columns come in order. Left out is what C would reach after five rounds alone.
+    """
+    turn = (due - due % s)[column] + row
+    passed = turn < due[column]
+    # Of several figures assigned to one place, the last stays.
+    order = np.concatenate((np.flatnonzero(passed)[::-1], np.flatnonzero(~passed)[::-1]))
+    first = np.full(len(due), -1)
+    first[column[order]] = order
+    first = first.take(np.flatnonzero(first >= 0))
+    turn = turn.take(first) + s * passed.take(first)
+    in_time = np.flatnonzero(turn < 5 * s)
+    return first.take(in_time), turn.take(in_time) + 1
