@@ -27,6 +27,8 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; every failure is one sentence on standard error."""
+    # numpy's BLAS would start a thread a core as it is imported; nothing here multiplies matrices.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     arguments = build_parser().parse_args(argv)
     as_json = bool(getattr(arguments, "json", False))
     try:
