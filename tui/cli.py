@@ -27,6 +27,7 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; every failure is one sentence on standard error."""
+    _open_standard_streams()
     # numpy's BLAS would start a thread a core as it is imported; nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     arguments = build_parser().parse_args(argv)
@@ -47,6 +48,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .fault import sentence
 
         return _fail(sentence(error), NotEnoughMemory.exit_code if isinstance(error, MemoryError) else 1, as_json)
+
+
+def _open_standard_streams() -> None:
+    """Where the caller closed one, no file that is opened later, perhaps a model, may get its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
 
 
 @contextmanager

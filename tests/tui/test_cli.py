@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -307,3 +310,12 @@ def test_requantizing_on_demand(quantdeck: Run) -> None:
 def test_a_home_that_cannot_be_written_does_not_stop_a_chat(quantdeck: Run, environ: dict[str, str]) -> None:
     environ["QUANTDECK_HOME"] = "/proc/nowhere"
     assert "Paris" in quantdeck("chat", "sample", "-p", "What is the capital of France?", "--temperature", "0").out
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_the_caller_closed(environ: dict[str, str], tmp_path: Path, closed: str) -> None:
+    made = tmp_path / "made.gguf"
+    line = f"exec {shlex.quote(sys.executable)} -m quantdeck.tui.cli quantize sample -q Q8_0 -o {made} {closed}"
+    done = subprocess.run(["/bin/bash", "-c", line], env=environ, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert made.is_file()
