@@ -19,7 +19,7 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float32]
 
-# Lists are stored in tables of these lengths, so that lists of nearly one length are searched together.
+# Lists are stored in tables of these lengths, so that lists of (nearly) one length are searched together.
 _TABLE_LENGTHS = (2, 4, 6, 8, 10, 12, 16, 20, 28, 40, 64, 96, 160, 320)
 
 
@@ -40,15 +40,15 @@ class Lists:
 
 @dataclass(frozen=True)
 class Table:
-    """Neighbour lists of about one length, padded to it.
+    """Neighbour lists of (about) one length, padded to it.
 
     Attributes:
-        members: grid indices, int16 (length, lists).
-        odd: odd values of these grid points, float32 (group, length, lists).
+        first: number of the first list; the others follow it.
+        odd: odd values of the neighbours, float32 (group, length, lists).
         padding: infinity where padded, else 0, float32 (length, lists).
     """
 
-    members: npt.NDArray[np.int16]
+    first: int
     odd: Floats
     padding: Floats
 
@@ -66,8 +66,8 @@ class Book:
         full: the neighbour lists.
         useful: the lists without the neighbours that another one beats whatever the weights, see `_undominated`.
         tables: the lists of `useful`, by length.
-        table_of: which table holds a state's list, uint8 (states,).
-        column_of: which column of that table, intp (states,).
+        code: number of a state's list in `tables`; of states on the grid, -1 less their grid index; int16 (states,).
+        begin: where in `useful.members` the list of a number begins, intp (lists,).
     """
 
     group: int
@@ -78,8 +78,8 @@ class Book:
     full: Lists
     useful: Lists
     tables: tuple[Table, ...]
-    table_of: npt.NDArray[np.uint8]
-    column_of: Ints
+    code: npt.NDArray[np.int16]
+    begin: Ints
 
     @property
     def first_state(self) -> int:
@@ -97,9 +97,11 @@ def book(name: str) -> Book:
     index[state_of_point] = np.arange(len(level))
     full = _neighbours(level, levels, shells, index)
     useful = _undominated(full, level, levels)
-    tables, table_of, column_of = _tabulate(useful, level)
     odd = np.ascontiguousarray(2 * level.T + 1, np.float32)
-    return Book(group, levels, level, odd, index, full, useful, tables, table_of, column_of)
+    tables, states = _tabulate(useful, odd)
+    code = -1 - index
+    code[states] = np.arange(len(states))
+    return Book(group, levels, level, odd, index, full, useful, tables, code, useful.start[states])
 
 
 # How many levels a weight has, and how many shells of neighbours the search considers.
@@ -192,17 +194,17 @@ def _moves(lists: Lists, level: npt.NDArray[np.uint8], levels: int) -> npt.NDArr
     return bits
 
 
-def _tabulate(lists: Lists, level: npt.NDArray[np.uint8]) -> tuple[tuple[Table, ...], npt.NDArray[np.uint8], Ints]:
-    odd = np.ascontiguousarray(2 * level.T + 1, np.float32)
-    table_of = np.searchsorted(_TABLE_LENGTHS, lists.length).astype(np.uint8)
-    column_of = np.zeros(len(lists.length), np.intp)
+def _tabulate(lists: Lists, odd: Floats) -> tuple[tuple[Table, ...], Ints]:
+    """Tables of all lists, and the states that they belong to, in their order."""
+    table_of = np.searchsorted(_TABLE_LENGTHS, lists.length)
     tables = []
-    for number, length in enumerate(_TABLE_LENGTHS):
-        states = np.flatnonzero((table_of == number) & (lists.length > 0))
-        column_of[states] = np.arange(len(states))
+    in_order = [np.flatnonzero((table_of == number) & (lists.length > 0)) for number in range(len(_TABLE_LENGTHS))]
+    first = 0
+    for length, states in zip(_TABLE_LENGTHS, in_order, strict=True):
         rank = np.arange(length)[:, None]
         inside = rank < lists.length[states]
         members = lists.members[lists.start[states] + np.minimum(rank, lists.length[states] - 1)]
-        values = np.ascontiguousarray(odd[:, members])
-        tables.append(Table(np.ascontiguousarray(members), values, np.where(inside, 0, np.inf).astype(np.float32)))
-    return tuple(tables), table_of, column_of
+        padding = np.where(inside, 0, np.inf).astype(np.float32)
+        tables.append(Table(first, np.ascontiguousarray(odd[:, members]), padding))
+        first += len(states)
+    return tuple(tables), np.concatenate(in_order)

@@ -70,11 +70,15 @@ class _IQ1(SuperBlockCodec):
         states |= np.where(_rounds_to(level, centred, half), 0, BORDER).astype(np.uint16)
         states[np.tile(shift < 0, len(down))] = grid.first_state
         importance = group_wise(weight, 8)
-        point, unsure = likely_points(grid, states[:, None], centred, importance, np.ones(1, np.float32), half)
+        rows = np.ascontiguousarray(np.concatenate([centred, importance]).T)
+        point, _, unsure = likely_points(grid, states[:, None], rows, np.ones(1, np.float32), half)
         point = point.reshape(groups)
         for which, values in enumerate(VALUES.T):
             here = unsure[moved_down[unsure] == bool(which)]
-            point[here] = settled(grid, values[grid.level.T], states[here], columns, importance, here, s[here])
+            uncentred = np.ascontiguousarray(
+                np.concatenate([columns.take(here, axis=1), importance.take(here, axis=1)]).T
+            )
+            point[here] = settled(grid, values[grid.level.T], states[here], uncentred, s[here])
         point = point.reshape(down.shape)
         off = (grid.index[states & np.uint16(BORDER - 1)] < 0).reshape(down.shape).any(axis=0)
         sumqx, sumq2 = _sums(grid, point, down, x, weight)

@@ -11,23 +11,30 @@ The reference takes the nearest point of the list by the float32 sum over the we
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+from .columns import add_down, einsum
 from .grid_books import Book, Floats, Ints, Lists, Table
 from .grid_states import BORDER, LARGE, SMALL, States, remainder
 from .registry import KernelError
 
 Points = npt.NDArray[np.int16]
+Places = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
 
 # How far rounding can move the difference of two d2 / s, ours and the reference's together, as part of
 # (sum w x^2 + d2) / s. Sums of 8 terms with 3 roundings each are off by at most 9 * 2^-24 of the sum of magnitudes, and
 # s C is at most 2 (sum w x^2 + d2) / s; worked out for two neighbours, 6e-6.
 _ERROR = np.float32(7e-6)
+
+# Bits of a grid index: there are at most 2048 points and 32 steps.
+_POINT_BITS = 11
+_JOINED_LENGTHS = (20, 40, 96, 320)
+_BORDERING = np.int16(np.iinfo(np.int16).max)
 
 # Elements of the scratch arrays of a search.
 _SCRATCH = 1 << 18
@@ -41,69 +48,73 @@ class Overflow(KernelError):
 
 
 def likely_points(
-    book: Book, state: States, x: Floats, weight: Floats, ladder: Floats, top: Floats
-) -> tuple[Points, Ints]:
+    book: Book, state: States, rows: Floats, ladder: Floats, top: Floats
+) -> tuple[Points, Places, Places]:
     """Grid point of each group at each step: the state itself, or else the best of its neighbour list.
 
     Args:
         book: the code book.
         state: (groups, steps) from `states`.
-        x: group-wise weights (group, groups).
-        weight: group-wise importance (group, groups).
-        ladder: (steps,), ascending by equal steps; the last one may be repeated.
+        rows: the weights of each group, and their importance, (groups, 2 * group).
+        ladder: (steps,), ascending by equal steps.
         top: (blocks,); the scale is top / ladder.
 
     Returns:
-        int16 (groups, steps), and intp flat positions in it where rounding errors may decide otherwise.
+        int16 (steps, groups), and as flat places in it: where the point may differ from that of the step before, and
+        where rounding errors may decide otherwise.
     """
     groups, steps = state.shape
-    begins = np.ones((groups, steps), bool)
-    np.not_equal(state[:, 1:], state[:, :-1], out=begins[:, 1:])
+    flat = state.reshape(-1)
+    begins = np.ones(state.size, bool)
+    np.not_equal(flat[1:], flat[:-1], out=begins[1:])
+    begins[::steps] = True
     at = np.flatnonzero(begins)
-    length = np.diff(at, append=state.size)
-    run_state = state.reshape(-1)[at]
-    bare = run_state & np.uint16(BORDER - 1)
-    run_point = book.index[bare]
-    off = np.flatnonzero(run_point < 0)
-    # Runs of one table stand beside one another; border states, last of all, use no table.
-    kind = np.where(run_state[off] < BORDER, book.table_of[bare[off]], 255).astype(np.uint8)
-    order = off[np.argsort(kind, kind="stable")]
-    bounds = np.concatenate([[0], np.cumsum(np.bincount(kind, minlength=256))])
-    bordering = order[bounds[255] :]
-    search = _RunSearch(ladder, top)
-    search.unsure.append(_positions(at[bordering], length[bordering]))
-    for number, table in enumerate(book.tables):
-        stride = max(_SCRATCH // (book.group * len(table.members)), 1)
-        for low in range(bounds[number], bounds[number + 1], stride):
-            part = order[low : min(low + stride, bounds[number + 1])]
-            group = at[part] // steps
-            step = at[part] - group * steps
-            lines = _lines(table, book.column_of[bare[part]], x.take(group, axis=1), weight.take(group, axis=1))
-            run_point[part] = search.follow(lines, _Runs(at[part], length[part], step, top[remainder(group, len(top))]))
-    point = np.repeat(run_point, length)
-    for positions, points in search.changes:
-        point[positions] = points
-    return point.reshape(groups, steps), np.concatenate(search.unsure)
+    run_state = flat.take(at)
+    code = book.code.take(run_state & np.uint16(BORDER - 1))
+    point = np.maximum(-1 - code, 0)
+    code[(run_state >= BORDER) & (code >= 0)] = _BORDERING
+    at = at.astype(np.int32)
+    length = np.diff(at, append=np.int32(state.size))
+    group = at // np.int32(steps)
+    step = at - group * np.int32(steps)
+    search = _RunSearch(book.useful.members, ladder, groups)
+    search.begin(group, step, point)
+    search.starts.append(step * np.int32(groups) + group)
+    # Runs of one list stand beside one another; border states, last of all, use no list.
+    order = np.flatnonzero(code >= 0)
+    order = order.take(np.argsort(code[order], kind="stable"))
+    code, group, step, length = (values.take(order) for values in (code, group, step, length))
+    bordering = slice(np.searchsorted(code, _BORDERING), None)
+    search.doubt(group[bordering], step[bordering], (step + length)[bordering])
+    runs = _Runs(group, step, step + length - np.int32(1), top.take(remainder(group, np.int32(len(top)))))
+    bounds = np.searchsorted(code, np.array([table.first for table in book.tables], np.int16))
+    for table, low, high in zip(book.tables, bounds, [*bounds[1:], bordering.start], strict=True):
+        for part in spans(low, high, max(_SCRATCH // (book.group * len(table.padding)), 1)):
+            x, weight = np.ascontiguousarray(rows.take(group[part], axis=0).T).reshape(2, book.group, -1)
+            lines = _lines(table, code[part], x, weight, book.begin.take(code[part]))
+            search.follow(lines, runs[part])
+    search.follow_the_rest()
+    return search.points(), np.concatenate(search.starts), np.concatenate(search.unsure)
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """Runs to search in one table.
+    """Runs to search in one table; int32 (runs,) where nothing else is said.
 
     Attributes:
-        at: flat position of the first step in (groups, steps), (runs,).
-        length: (runs,).
-        step: first step, (runs,).
-        top: scale times rung of the ladder, (runs,).
+        group: whose runs they are.
+        first: first step.
+        last: last step.
+        top: scale times rung of the ladder, float32 (runs,).
     """
 
-    at: Ints
-    length: Ints
-    step: Ints
+    group: Places
+    first: Places
+    last: Places
     top: Floats
 
-    def __getitem__(self, which: Ints) -> _Runs:
-        return _Runs(self.at[which], self.length[which], self.step[which], self.top[which])
+    def __getitem__(self, which: Ints | slice) -> _Runs:
+        return _Runs(self.group[which], self.first[which], self.last[which], self.top[which])
 
 
 @dataclass(frozen=True)
@@ -114,19 +125,17 @@ class _Lines:
         C: sum w q^2, infinite for padding, (neighbours, runs).
         B2: 2 sum w q x, (neighbours, runs).
         energy: sum w x^2, (runs,).
-        members: grid indices of the neighbours, (neighbours, lists).
-        column: which list, (runs,).
+        list: where the list of neighbours begins, (runs,).
     """
 
     C: Floats
     B2: Floats
     energy: Floats
-    members: Points
-    column: Ints
+    list: Ints
 
     def __getitem__(self, which: Ints) -> _Lines:
         C, B2 = self.C.take(which, axis=1), self.B2.take(which, axis=1)
-        return _Lines(C, B2, self.energy[which], self.members, self.column[which])
+        return _Lines(C, B2, self.energy[which], self.list[which])
 
     def scores(self, s: Floats) -> Floats:
         """d2 / s - energy / s of each neighbour at the scales s, (runs,)."""
@@ -152,66 +161,78 @@ class _Lines:
         near *= np.arange(len(near), dtype=np.uint8)[:, None]
         return np.maximum.reduce(near, axis=0).astype(np.intp), sure
 
-    def points(self, rank: Ints) -> Points:
-        """Grid indices of the neighbours of these ranks, (runs,)."""
-        points: Points = self.members.reshape(-1).take(rank * self.members.shape[1] + self.column)
-        return points
 
-
-def _lines(table: Table, column: Ints, x: Floats, weight: Floats) -> _Lines:
-    q = table.odd.take(column, axis=2)
-    wq = q * weight[:, None]
-    q *= wq
-    C = np.add.reduce(q, axis=0)
-    C += table.padding.take(column, axis=1)
+def _lines(table: Table, code: Points, x: Floats, weight: Floats, begin: Ints) -> _Lines:
+    """Lines of runs in the lists `code` (runs,), ascending, of a table; x and weight (group, runs)."""
+    first = int(code[0])
+    count = np.bincount(code - code[0])
+    lists = slice(first - table.first, first - table.first + len(count))
+    q = np.repeat(table.odd[:, :, lists], count, axis=2)
+    C = np.repeat(table.padding[:, lists], count, axis=1)
+    C += einsum("gln,gln,gn->ln", q, q, weight)
     wx = weight * x
-    wq *= (x * np.float32(2))[:, None]
-    B2 = np.add.reduce(wq, axis=0)
-    wx *= x
-    return _Lines(C, B2, np.add.reduce(wx, axis=0), table.members, column)
+    energy = np.add.reduce(wx * x, axis=0)
+    wx += wx
+    return _Lines(C, einsum("gln,gn->ln", q, wx), energy, begin)
 
 
 class _RunSearch:
     """Follows the best neighbour along runs, and collects where it changes and where it is not sure.
 
     Attributes:
-        changes: flat positions, with the points that are best there instead of the run's first.
-        unsure: flat positions that need the reference's own sums.
+        starts: flat places in (steps, groups) where the point may change.
+        unsure: flat places that need the reference's own sums.
     """
 
-    def __init__(self, ladder: Floats, top: Floats) -> None:
+    def __init__(self, members: Points, ladder: Floats, groups: int) -> None:
+        self._members = members
         self._ladder = ladder
-        self.changes: list[tuple[Ints, Points]] = []
-        self.unsure: list[Ints] = []
+        self._inverse = np.float32(1) / ladder
+        self._groups = np.int32(groups)
+        # Number of the step, and below it the point that the group has from there on, or 0.
+        self._keys = np.zeros((len(ladder), groups), np.uint16)
+        self._rest: list[tuple[_Lines, _Runs]] = []
+        self.starts: list[Places] = []
+        self.unsure: list[Places] = []
 
-    def _rung(self, inverse: Floats) -> Floats:
-        """Place on the ladder, as a fraction of steps, of inverse scales times top."""
-        rung: Floats = (inverse - self._ladder[0]) / (self._ladder[1] - self._ladder[0])
-        return rung
+    def begin(self, group: Places, step: Places, point: Points) -> None:
+        """The groups have the points from these steps on."""
+        key = step.astype(np.uint16)
+        key <<= _POINT_BITS
+        key |= point.view(np.uint16)
+        self._keys.reshape(-1)[(step * self._groups + group).astype(np.intp)] = key
 
-    def follow(self, lines: _Lines, runs: _Runs) -> Points:
-        """Best neighbour at the first step of each run.
+    def doubt(self, group: Places, step: Places, end: Places) -> None:
+        """The groups' points from the steps on, up to `end`, are not sure."""
+        size = end - step
+        self.unsure.append(_counting(size) * self._groups + np.repeat(step * self._groups + group, size))
 
-        Two lines cross but once. So where a run begins and ends with one best neighbour, it has no other; where they
-        differ, and no third line comes close to the crossing, the change is there.
+    def points(self) -> Points:
+        """The point of each group at each step, (steps, groups)."""
+        for before, after in pairwise(self._keys):
+            np.maximum(before, after, out=after)
+        self._keys &= np.uint16((1 << _POINT_BITS) - 1)
+        return self._keys.view(np.int16)
+
+    def follow(self, lines: _Lines, runs: _Runs) -> None:
+        """Find the best neighbours along each run.
+
+        Two lines cross but once. So where a run surely begins and ends with one best neighbour, it has no other.
         """
-        first, sure = lines.best(runs.top / self._ladder.take(runs.step))
-        self.unsure.append(runs.at[~sure])
-        if len(self._ladder) == 1:
-            return lines.points(first)
-        last, last_sure = lines.best(runs.top / self._ladder.take(runs.step + runs.length - 1))
-        sure &= last_sure
-        changing = np.flatnonzero((first != last) & sure)
+        first, sure = lines.best(runs.top * self._inverse.take(runs.first))
+        self.begin(runs.group, runs.first, self._points(lines, first))
+        changing = np.zeros(0, np.intp)
+        if len(self._ladder) > 1:
+            last, last_sure = lines.best(runs.top * self._inverse.take(runs.last))
+            sure &= last_sure
+            changing = np.flatnonzero((first != last) & sure)
+        (unsure,) = np.nonzero(~sure)
+        self.doubt(runs.group[unsure], runs.first[unsure], runs.last[unsure] + np.int32(1))
         if changing.size:
-            crossing = self._cross(lines[changing], runs[changing], first[changing], last[changing])
-            sure[changing[~crossing]] = False
-        open_ = np.flatnonzero(~sure & (runs.length > 1))
-        if open_.size:
-            self._step(lines, runs, open_)
-        return lines.points(first)
+            self._split(lines[changing], runs[changing], first[changing], last[changing])
 
-    def _cross(self, lines: _Lines, runs: _Runs, first: Ints, last: Ints) -> Mask:
-        """Record the change from one neighbour to another; False for runs where there is more to it."""
+    def _split(self, lines: _Lines, runs: _Runs, first: Ints, last: Ints) -> None:
+        """Split runs where the first neighbour gives way to the last one; both parts stay open if a third is near."""
         before, after = (rank * len(first) + np.arange(len(first)) for rank in (first, last))
         flat_C, flat_B2 = lines.C.reshape(-1), lines.B2.reshape(-1)
         C, B2 = flat_C.take(before), flat_B2.take(before)
@@ -220,57 +241,84 @@ class _RunSearch:
         score = s * C - B2
         error = lines.error(s, score)
         near = (lines.scores(s) <= score + 2 * error).view(np.uint8)
-        simple: Mask = np.add.reduce(near, axis=0, dtype=np.uint8) == 2
+        simple = np.add.reduce(near, axis=0, dtype=np.uint8) == 2
         reach = 2 * error / slope
         # Steps from `cut` on have changed; those before `clear` are within rounding of the crossing.
-        last_step = runs.step + runs.length - 1
-        cut = np.clip(np.ceil(self._rung(runs.top / (s + reach))), runs.step + 1, last_step).astype(np.intp)
-        later = np.floor(self._rung(runs.top / np.maximum(s - reach, SMALL))) + 1
-        clear = np.clip(later, cut, last_step).astype(np.intp)
-        begin = (runs.at + cut - runs.step)[simple]
-        size = (last_step + 1 - cut)[simple]
-        self.changes.append((_positions(begin, size), np.repeat(lines.points(last)[simple], size)))
-        self.unsure.append(_positions(begin, (clear - cut)[simple]))
-        return simple
+        cut = np.ceil(self._rung(runs.top / (s + reach)))
+        cut = np.maximum(np.fmin(cut, runs.last), runs.first + np.int32(1)).astype(np.int32)
+        later = np.floor(self._rung(runs.top / np.maximum(s - reach, SMALL))) + np.float32(1)
+        clear = np.maximum(np.fmin(later, runs.last), cut).astype(np.int32)
+        self.starts.append(cut * self._groups + runs.group)
+        (to,) = simple.nonzero()
+        self.begin(runs.group[to], cut[to], self._points(lines, last)[to])
+        (to,) = (simple & (clear > cut)).nonzero()
+        self.doubt(runs.group[to], cut[to], clear[to])
+        (again,) = (~simple).nonzero()
+        if again.size:
+            lines, runs, cut = lines[again], runs[again], cut[again]
+            self._rest.append((lines, _Runs(runs.group, runs.first, cut - np.int32(1), runs.top)))
+            self._rest.append((lines, _Runs(runs.group, cut, runs.last, runs.top)))
 
-    def _step(self, lines: _Lines, runs: _Runs, which: Ints) -> None:
-        """Search all later steps of some runs one by one."""
-        size = runs.length[which] - 1
-        run = np.repeat(which, size)
-        step = _positions(runs.step[which] + 1, size)
-        for part in _slices(len(run), max(_SCRATCH // len(lines.C), 1)):
-            these = run[part]
-            some = lines[these]
-            rank, sure = some.best(runs.top[these] / self._ladder.take(step[part]))
-            at = runs.at[these] + step[part] - runs.step[these]
-            self.changes.append((at, some.points(rank)))
-            self.unsure.append(at[~sure])
+    def follow_the_rest(self) -> None:
+        """Follow the parts of runs that were split at a third neighbour, many at once, until none is left."""
+        while self._rest:
+            longest = next(length for length in _JOINED_LENGTHS if length >= len(self._rest[0][0].C))
+            together = [part for part in self._rest if len(part[0].C) <= longest]
+            self._rest = [part for part in self._rest if len(part[0].C) > longest]
+            self.follow(_joined_lines([lines for lines, _ in together]), _joined_runs([runs for _, runs in together]))
+
+    def _points(self, lines: _Lines, rank: Ints) -> Points:
+        """Grid indices of the neighbours of these ranks, (runs,)."""
+        return self._members.take(lines.list + rank, mode="clip")
+
+    def _rung(self, inverse: Floats) -> Floats:
+        """Place on the ladder, as a fraction of steps, of inverse scales times top."""
+        rung: Floats = (inverse - self._ladder[0]) / (self._ladder[1] - self._ladder[0])
+        return rung
 
 
-def _positions(begin: Ints, length: Ints) -> Ints:
-    """begin, begin + 1, ... of each run in turn."""
-    return np.repeat(begin, length) + _counting(length)
+def _joined_lines(parts: list[_Lines]) -> _Lines:
+    """Lines of lists of several lengths, one beside the other, padded to the longest."""
+    energy = np.concatenate([part.energy for part in parts])
+    C = np.full((max(len(part.C) for part in parts), len(energy)), np.inf, np.float32)
+    B2 = np.zeros(C.shape, np.float32)
+    end = 0
+    for part in parts:
+        start, end = end, end + len(part.energy)
+        C[: len(part.C), start:end], B2[: len(part.C), start:end] = part.C, part.B2
+    return _Lines(C, B2, energy, np.concatenate([part.list for part in parts]))
 
 
-def _counting(lengths: Ints) -> Ints:
+def _joined_runs(parts: list[_Runs]) -> _Runs:
+    return _Runs(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(_Runs)))
+
+
+def _counting(lengths: Places) -> Ints:
     """0, 1, ... up to each of the lengths in turn."""
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
-def _slices(size: int, most: int) -> list[slice]:
-    return [slice(low, low + most) for low in range(0, size, most)]
+def spans(low: int, high: int, most: int) -> list[slice]:
+    """Slices from low to high, at most `most` long."""
+    return [slice(start, min(start + most, high)) for start in range(low, high, most)]
 
 
-def settled(book: Book, values: Floats, state: States, x: Floats, weight: Floats, group: Ints, scale: Floats) -> Points:
+def parts(sizes: Ints, most: int) -> list[slice]:
+    """Slices of about equal total size, little more than `most`."""
+    if not len(sizes):
+        return []
+    cuts = np.flatnonzero(np.diff(np.cumsum(sizes) // most)) + 1
+    return [slice(low, high) for low, high in pairwise([0, *cuts.tolist(), len(sizes)])]
+
+
+def settled(book: Book, values: Floats, state: States, rows: Floats, scale: Floats) -> Points:
     """Best neighbours by the reference's own sums.
 
     Args:
         book: the code book.
         values: what the levels of the grid points stand for, (group, points).
         state: off the grid, with `BORDER`, (n,).
-        x: group-wise weights (group, groups).
-        weight: their importance, same shape.
-        group: which group each state belongs to, (n,).
+        rows: the weights of each group, and their importance, (n, 2 * group).
         scale: (n,).
 
     Returns:
@@ -280,21 +328,14 @@ def settled(book: Book, values: Floats, state: States, x: Floats, weight: Floats
     for lists, chosen in ((book.useful, state < BORDER), (book.full, state >= BORDER)):
         here = np.flatnonzero(chosen)
         bare = state[here] & np.uint16(BORDER - 1)
-        for part in parts(lists.length[bare], _SCRATCH):
+        # Lists of about one length beside one another, to be padded to it.
+        order = np.argsort(lists.length[bare], kind="stable")
+        here, bare = here[order], bare[order]
+        for part in parts(lists.length[bare], _SCRATCH // (4 * book.group)):
             at = here[part]
-            columns = group[at]
-            point[at] = _exact_best(
-                lists, bare[part], values, x.take(columns, axis=1), weight.take(columns, axis=1), scale[at]
-            )
+            x, weight = np.ascontiguousarray(rows.take(at, axis=0).T).reshape(2, book.group, -1)
+            point[at] = _exact_best(lists, bare[part], values, x, weight, scale[at])
     return point
-
-
-def parts(sizes: Ints, most: int) -> list[slice]:
-    """Slices of about equal total size, little more than `most`."""
-    if not len(sizes):
-        return []
-    cuts = np.flatnonzero(np.diff(np.cumsum(sizes) // most)) + 1
-    return [slice(low, high) for low, high in pairwise([0, *cuts.tolist(), len(sizes)])]
 
 
 def _exact_best(lists: Lists, state: States, values: Floats, x: Floats, weight: Floats, scale: Floats) -> Points:
@@ -314,25 +355,18 @@ def _exact_best(lists: Lists, state: States, values: Floats, x: Floats, weight: 
         Overflow: no neighbour has a finite distance.
     """
     length = lists.length[state]
-    start = np.cumsum(length) - length
-    owner = np.repeat(np.arange(len(state)), length)
-    member = lists.members[np.repeat(lists.start[state], length) + _counting(length)]
-    s = scale.take(owner)
-    d2 = np.zeros(len(owner), np.float32)
-    for value, xi, w in zip(values, x, weight, strict=True):
-        diff = value.take(member)
-        diff *= s
-        diff -= xi.take(owner)
-        term = w.take(owner)
-        term *= diff
-        term *= diff
-        d2 += term
-    # NaN is never smaller than the best so far, as in the reference.
-    np.fmin(d2, np.float32(np.inf), out=d2)
-    best = np.minimum.reduceat(d2, start)
-    if not np.isfinite(best).all():
+    rank = np.minimum(np.arange(length.max())[:, None], length - 1)
+    member = lists.members.take(lists.start[state] + rank)
+    diff = values.take(member, axis=1)
+    diff *= scale
+    diff -= x[:, None]
+    terms = diff * weight[:, None]
+    terms *= diff
+    # NaN is never smaller than the best so far, as in the reference; of equals the first is taken.
+    d2 = np.fmin(add_down(terms.reshape(len(x), -1)), np.float32(np.inf)).reshape(member.shape)
+    best = d2.argmin(axis=0)
+    nearest = np.arange(len(state))
+    if not np.isfinite(d2[best, nearest]).all():
         raise Overflow
-    hit = np.flatnonzero(d2 == best[owner])
-    first = np.searchsorted(owner[hit], np.arange(len(state)))
-    point: Points = member[hit[first]]
+    point: Points = member[best, nearest]
     return point

@@ -10,9 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .grid_books import Book, Floats
-from .grid_neighbours import Mask, Overflow, Points, likely_points, settled
+from .columns import dot_down
+from .grid_books import Book, Floats, Ints
+from .grid_neighbours import Mask, Overflow, Places, Points, likely_points, settled, spans
 from .grid_states import BORDER, group_wise, ladder_states, remainder, states
+
+# Steps whose scores differ by less than this part of sum w x^2, times how much sum w q^2 varies over the steps, may be
+# in any order for the reference: more than its sums over a block and ours over the changes of 31 steps can be off.
+_NEAR = 2e-4
+# Where a scale, a score or (sum w x q)^2 is outside of these bounds, float32 underflows or overflows somewhere.
+_TAME = 1e-30, 1e34
+
+# Pairs of block and step whose sums are worked out at once.
+_PAIRS = 1 << 11
+_CHANGES = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -55,43 +66,159 @@ def search(
     blocks = x.shape[1]
     top = np.where(empty, np.float32(1), top)
     columns, importance = group_wise(x, book.group), group_wise(np.sqrt(weight), book.group)
+    rows = np.ascontiguousarray(np.concatenate([columns, importance]).T)
     state = ladder_states(book, columns, ladder, top)
-    filled = np.pad(ladder, (0, state.shape[1] - len(ladder)), mode="edge")
-    point, unsure = likely_points(book, state, columns, importance, filled, top)
-    group, step = np.divmod(unsure, len(filled))
-    exact_scale = np.float32(1) / (filled[step] / top[remainder(group, blocks)])
-    at = (group, step)
-    point[at] = settled(book, book.odd, state[at], columns, importance, group, exact_scale)
-    by_step = np.ascontiguousarray(point.T).reshape(len(filled), -1, blocks)
+    point, starts, unsure = likely_points(book, state, rows, ladder, top)
+    step, group = np.divmod(unsure, len(state))
+    exact_scale = np.float32(1) / (ladder[step] / top[remainder(group, blocks)])
+    sure = settled(book, book.odd, state[group, step], rows.take(group, axis=0), exact_scale)
+    changes = _changes(point, starts, unsure, sure)
+    point[step, group] = sure
+    by_step = point.reshape(len(ladder), -1, blocks)
     wx = weight * x
-    scale, best, chosen = start.copy(), np.zeros(blocks, np.float32), np.full(blocks, -1)
-    for rung, points in enumerate(by_step[: len(ladder)]):
-        sumqx, sumq2 = _sums(book, points, weight, wx)
-        better = (sumq2 > 0) & (sumqx * sumqx > best * sumq2)
-        np.divide(sumqx, sumq2, out=scale, where=better)
-        np.multiply(scale, sumqx, out=best, where=better)
-        chosen[better] = rung
+    scale, chosen = _best_step(book, by_step, changes, rows, weight, wx, x, start)
     step = np.maximum(chosen, 0)
     points = np.where(chosen < 0, book.index[0], by_step[step, :, np.arange(blocks)].T)
-    last = state.reshape(-1, blocks, len(filled))[:, np.arange(blocks), step] & np.uint16(BORDER - 1)
+    last = state.reshape(-1, blocks, len(ladder))[:, np.arange(blocks), step] & np.uint16(BORDER - 1)
     off = (book.index[last] < 0) & (chosen >= 0)
     if redo != "off":
         off[:] = off.any(axis=0) | (chosen < 0) | (redo == "all")
     off &= scale > 0
     scale[empty], points[:, empty], off[:, empty] = 0, 0, False
-    return _move(book, Fit(scale, points, empty), off, columns, importance, weight, wx)
+    return _move(book, Fit(scale, points, empty), off, columns, rows, weight, wx)
 
 
-def _move(book: Book, fit: Fit, off: Mask, x: Floats, importance: Floats, weight: Floats, wx: Floats) -> Fit:
+@dataclass(frozen=True)
+class _Changes:
+    """Groups that have another point at a step than at the one before; (changes,) each.
+
+    Attributes:
+        place: step * groups + group.
+        before: grid point that they had.
+        after: grid point that they have.
+    """
+
+    place: Places
+    before: Points
+    after: Points
+
+
+def _changes(point: Points, starts: Places, unsure: Places, sure: Points) -> _Changes:
+    """Changes along points (steps, groups), which may change at `starts`, when those at the places `unsure` are `sure`.
+
+    One change may be given as several that add up to it.
+    """
+    groups = point.shape[1]
+    flat = np.concatenate([point[:1], point]).reshape(-1)
+    before, after = flat.take(starts), flat.take(starts + np.int32(groups))
+    there = np.flatnonzero(before != after)
+    likely = flat.take(unsure + groups)
+    wrong = np.flatnonzero((likely != sure) & (unsure >= groups))
+    ends = np.flatnonzero((likely != sure) & (unsure < point.size - groups))
+    return _Changes(
+        np.concatenate([starts[there], unsure[wrong], unsure[ends] + groups]).astype(np.int32),
+        np.concatenate([before[there], likely[wrong], sure[ends]]),
+        np.concatenate([after[there], sure[wrong], likely[ends]]),
+    )
+
+
+def _best_step(
+    book: Book, by_step: Points, changes: _Changes, rows: Floats, weight: Floats, wx: Floats, x: Floats, start: Floats
+) -> tuple[Floats, Ints]:
+    """Scale and step that the reference ends with for each block; `start` and -1 where none succeeds.
+
+    It takes a step if (sum w x q)^2 > best * sum w q^2. So only steps that come close to the highest score count, and
+    of consecutive steps with the same points only the first and, if rounding lets them succeed again, the last.
+
+    Args:
+        book: the code book.
+        by_step: grid points of the groups at each step, (steps, groups of a block, blocks).
+        changes: where they change.
+        rows: the weights of each group, and their importance, (groups, 2 * group).
+        weight, wx, x: importance of the weights, times the weights, and they themselves, (weights of a block, blocks).
+        start: (blocks,).
+    """
+    steps, _, blocks = by_step.shape
+    near, changed = _near_steps(book, by_step, changes, rows, weight, wx, dot_down(wx, x))
+    fresh = np.flatnonzero(changed.T)
+    same = np.diff(fresh, append=steps * blocks)
+    counts = near.T.reshape(-1)[fresh]
+    fresh, same = fresh[counts], same[counts]
+    block = fresh // steps
+    step = fresh - block * steps
+    sumqx, sumq2 = np.empty((2, len(block)), np.float32)
+    for part in spans(0, len(block), _PAIRS):
+        columns = block[part]
+        points = np.ascontiguousarray(by_step[step[part], :, columns].T)
+        sumqx[part], sumq2[part] = _sums(book, points, weight.take(columns, axis=1), wx.take(columns, axis=1))
+    scale, best, chosen = start.copy(), np.zeros(blocks, np.float32), np.full(blocks, -1)
+    count = np.bincount(block, minlength=blocks)
+    first = np.cumsum(count) - count
+    for rank in range(count.max(initial=0)):
+        (at,) = np.nonzero(count > rank)
+        pair = first[at] + rank
+        qx, q2 = sumqx[pair], sumq2[pair]
+        better = (q2 > 0) & (qx * qx > best[at] * q2)
+        at, pair, qx, q2 = at[better], pair[better], qx[better], q2[better]
+        scale[at] = qx / q2
+        best[at] = scale[at] * qx
+        again = qx * qx > best[at] * q2
+        chosen[at] = step[pair] + np.where(again, same[pair] - 1, 0)
+    return scale, chosen
+
+
+def _near_steps(
+    book: Book, by_step: Points, changes: _Changes, rows: Floats, weight: Floats, wx: Floats, energy: Floats
+) -> tuple[Mask, Mask]:
+    """Which steps (steps, blocks) may come out best, and at which the points of a block change.
+
+    The sums of a step are those of the step before and what the groups whose points change add to them, in float64.
+    """
+    steps, groups, blocks = by_step.shape
+    step = changes.place // np.int32(groups * blocks)
+    group = changes.place - step * np.int32(groups * blocks)
+    qx, q2 = np.empty((2, len(group)), np.float32)
+    for part in spans(0, len(group), _CHANGES):
+        x, importance = np.ascontiguousarray(rows.take(group[part], axis=0).T).reshape(2, book.group, -1)
+        before, after = (book.odd.take(points[part], axis=1) for points in (changes.before, changes.after))
+        more = after - before
+        after += before
+        more *= importance
+        more *= importance
+        dot_down(more, x, out=qx[part])
+        dot_down(more, after, out=q2[part])
+    place = step * np.intp(blocks) + remainder(group, np.int32(blocks))
+    changed = np.zeros((steps, blocks), bool)
+    changed.reshape(-1)[place] = True
+    changed[0] = True
+    more_qx, more_q2 = (np.bincount(place, more, steps * blocks).reshape(steps, blocks) for more in (qx, q2))
+    sumqx, sumq2 = (sums.astype(np.float64) for sums in _sums(book, by_step[0], weight, wx))
+    score = np.empty((steps, blocks))
+    tame = (energy > _TAME[0]) & (energy < _TAME[1])
+    least, most = sumq2.copy(), sumq2.copy()
+    for step in range(steps):
+        sumqx += more_qx[step]
+        sumq2 += more_q2[step]
+        scale = sumqx / sumq2
+        np.multiply(scale, sumqx, out=score[step])
+        for size in (np.abs(scale), sumqx * sumqx):
+            tame &= (size > _TAME[0]) & (size < _TAME[1])
+        np.minimum(least, sumq2, out=least)
+        np.maximum(most, sumq2, out=most)
+    margin = _NEAR * energy * (most / least)
+    return ~(score < np.where(tame, score.max(axis=0) - margin, -np.inf)), changed
+
+
+def _move(book: Book, fit: Fit, off: Mask, x: Floats, rows: Floats, weight: Floats, wx: Floats) -> Fit:
     """Move the groups `off` to the nearest points at the scale of their block, and solve for the scale again."""
     moved = off.any(axis=0)
     scale = np.where(moved, fit.scale, np.float32(1))
     state = states(book, x, np.float32(1) / scale)
     state[~off.reshape(-1)] = book.first_state
-    near, unsure = likely_points(book, state[:, None], x, importance, np.ones(1, np.float32), scale)
+    near, _, unsure = likely_points(book, state[:, None], rows, np.ones(1, np.float32), scale)
     near = near.reshape(-1)
     exact_scale = scale[unsure % len(scale)]
-    near[unsure] = settled(book, book.odd, state[unsure], x, importance, unsure, exact_scale)
+    near[unsure] = settled(book, book.odd, state[unsure], rows.take(unsure, axis=0), exact_scale)
     points = np.where(off, near.reshape(off.shape), fit.point)
     sumqx, sumq2 = _sums(book, points, weight, wx)
     solved = fit.scale.copy()

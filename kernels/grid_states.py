@@ -13,10 +13,11 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .grid_books import Book, Floats, Ints
+from .grid_books import Book, Floats
 
 States = npt.NDArray[np.uint16]
 _Number = TypeVar("_Number", np.float32, np.uint8)
+_Index = TypeVar("_Index", np.intp, np.int32)
 
 # Adding 3 * 2**23 to v rounds v / 2 to the nearest integer, ties to even, and leaves it in the low mantissa bits.
 _ROUND_HALF = np.float32(25165824.0)
@@ -117,7 +118,7 @@ def ladder_states(book: Book, x: Floats, ladder: Floats, top: Floats) -> States:
         top: positive, (blocks,).
 
     Returns:
-        uint16 (groups, steps), the steps filled up to a multiple of 4 by repeating the last one.
+        uint16 (groups, steps).
     """
     group, groups = x.shape
     table = _ladder(book.levels, tuple(ladder.tolist()))
@@ -135,17 +136,16 @@ def ladder_states(book: Book, x: Floats, ladder: Floats, top: Floats) -> States:
         words *= np.uint64(book.levels)
         words += table.words.take(index, axis=0, mode="clip")
         unclear |= table.unclear.take(index, mode="clip")
-    state = words.view(np.uint16)
+    state = np.ascontiguousarray(words.view(np.uint16)[:, : len(ladder)])
     again = np.flatnonzero(unclear)
     bits = np.unpackbits(unclear[again].astype("<u4").view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")
-    which, step = np.nonzero(bits[:, : state.shape[1]])
+    which, step = np.nonzero(bits[:, : state.shape[1]].view(bool))
     which = again[which]
-    rungs = np.pad(ladder, (0, state.shape[1] - len(ladder)), mode="edge")
     if which.size:
-        state[which, step] = states(book, x.take(which, axis=1), rungs[step] / top[remainder(which, len(top))])
+        state[which, step] = states(book, x.take(which, axis=1), ladder[step] / top[remainder(which, len(top))])
     return state
 
 
-def remainder(values: Ints, divisor: int) -> Ints:
+def remainder(values: npt.NDArray[_Index], divisor: _Index | int) -> npt.NDArray[_Index]:
     """values % divisor, faster: numpy divides by one number with multiplications, but not for remainders."""
     return values - values // divisor * divisor
