@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,12 @@ import pytest
 from quantdeck.workbench.errors import BadArgument
 from quantdeck.workbench.llama import Cancelled, Llama, LlamaFailed, LoadSettings
 from quantdeck.workbench.llama.evaluate import (
+    KEPT_DAYS,
     EvaluationSettings,
     QuestionScore,
     ask_questions,
     evaluate,
+    forget_unused,
     reference_logits,
 )
 from quantdeck.workbench.llama.reference_file import reference_bytes
@@ -215,6 +218,24 @@ def test_a_damaged_reference_is_made_anew(against_file, quantized, damage):
     again = evaluate(quantized, SAMPLE.eval_file, cache, cache, EIGHT, SAMPLE.model)
     assert again.divergence == done.divergence
     assert logits.read_bytes() == whole
+
+
+def test_what_nobody_used_for_long_is_forgotten(against_file, quantized):
+    _, _, cache = against_file
+    logits = reference_logits(cache, SAMPLE.model, SAMPLE.eval_file, EIGHT)
+    unused, recent = cache / "unused.logits", cache / "recent.scores"
+    long_ago = time.time() - (KEPT_DAYS + 1) * 24 * 3600
+    for file in (unused, recent):
+        file.write_bytes(b"of another model")
+    for file in (unused, logits):
+        os.utime(file, (long_ago, long_ago))
+    os.utime(recent, (long_ago + 2 * 24 * 3600,) * 2)
+    forget_unused(cache)
+    assert not unused.exists() and not logits.exists() and recent.exists()
+    evaluate(quantized, SAMPLE.eval_file, cache, cache, EIGHT, SAMPLE.model)
+    os.utime(logits, (long_ago + 2 * 24 * 3600,) * 2)
+    evaluate(quantized, SAMPLE.eval_file, cache, cache, EIGHT, SAMPLE.model)
+    assert logits.stat().st_mtime > time.time() - 600, "what is used stays"
 
 
 def test_a_foreign_reference_is_named(against_file, quantized):

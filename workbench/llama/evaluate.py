@@ -6,6 +6,7 @@ Standard errors are those of llama.cpp: of the mean over scored tokens.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ from .host import Child, Patience
 from .llama import Llama, Watch, start
 from .troubles import Cancelled
 from .wire import Line
+
+KEPT_DAYS = 30
+"""How long reference logits and unfinished evaluations are kept after their last use."""
 
 _LONGEST_ANSWER = 160
 _SAME_WORDS = 0.99  # some quantizers rename a few reserved words
@@ -128,6 +132,7 @@ def evaluate(
     if reference is not None:
         check_vocabularies(model, reference)
     cache.mkdir(parents=True, exist_ok=True)
+    forget_unused(cache)
     run = _Run(corpus, cache, log_folder, settings, on_progress, cancelled, patience)
     if reference is None:
         return run.measure(model, "model", {}, child=child)
@@ -136,7 +141,9 @@ def evaluate(
     from .reference_file import is_whole
 
     logits = reference_logits(cache, reference, corpus, settings)
-    if not is_whole(logits):  # there is none, or it was cut
+    if is_whole(logits):
+        logits.touch()  # it is in use
+    else:  # there is none, or it was cut
         if child is not None:
             child.close()  # memory that is enough for each model need not be enough for both
             child = None
@@ -144,6 +151,15 @@ def evaluate(
         run.measure(reference, "reference", {"write_to": str(partial.absolute())})
         partial.replace(logits)
     return run.measure(model, "model", {"read_from": str(logits.absolute())}, child=child)
+
+
+def forget_unused(cache: Path) -> None:
+    """Remove logits and unfinished evaluations that nobody has used for KEPT_DAYS; they can be made again."""
+    oldest = time.time() - KEPT_DAYS * 24 * 3600
+    for file in cache.iterdir():
+        with contextlib.suppress(OSError):
+            if file.suffix in (".logits", ".partial", ".scores", ".answers") and file.stat().st_mtime < oldest:
+                file.unlink()
 
 
 def check_vocabularies(model: Path, reference: Path) -> None:
