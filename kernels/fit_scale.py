@@ -30,10 +30,17 @@ def symmetric(x: Floats, weights: Floats, nmax: int, *, finite: bool = True) -> 
     weighted = weights * x
     levels = aligned(x.shape)
     best, scale, sum_xl, sum_l2, inverse = aligned((5, x.shape[1]))
+    lowest, highest = np.float32(-nmax), np.float32(nmax - 1)
+    near: Places | None = None
     for trial in _TRIALS:
         np.divide(-(np.float32(nmax) + np.float32(0.1) * np.float32(trial)), peak, out=inverse)
-        # Below nmax - 1/2 nothing can round out of range.
-        _symmetric_levels(x, inverse, nmax, levels, clipped=trial > -6 or not finite, rounding=rounding)
+        np.multiply(x, inverse, out=levels)
+        rounding(levels, out=levels)
+        # Below nmax - 1/2 nothing can round out of range, and below nmax + 1/2 only what is `near` its upper end.
+        if near is not None and trial < 5:
+            levels.reshape(-1)[near] = np.minimum(levels.take(near), highest)
+        elif trial > -6 or not finite:
+            clip(levels, lowest, highest, out=levels)
         dot_down(weighted, levels, out=sum_xl)
         dot_down(weights, levels, levels, out=sum_l2)
         if trial == 0:
@@ -41,12 +48,14 @@ def symmetric(x: Floats, weights: Floats, nmax: int, *, finite: bool = True) -> 
             np.divide(sum_xl, sum_l2, out=scale)
             scale[sum_l2 == 0] = 0
             np.multiply(scale, sum_xl, out=best)
+            if finite:
+                near = _seldom(levels == highest)
             continue
         at = (sum_xl * sum_xl > best * sum_l2).nonzero()[0]
-        better_xl = sum_xl[at]
-        scale[at] = better = better_xl / sum_l2[at]
+        better_xl = sum_xl.take(at)
+        scale[at] = better = better_xl / sum_l2.take(at)
         best[at] = better * better_xl
-        won[at] = inverse[at]
+        won[at] = inverse.take(at)
     _symmetric_levels(x, won, nmax, levels, rounding=rounding)
     # C gives an all-zero block the lowest code, as if each level were -nmax.
     scale[flat] = 0
@@ -55,6 +64,11 @@ def symmetric(x: Floats, weights: Floats, nmax: int, *, finite: bool = True) -> 
 
 
 _TRIALS = (0, *range(-9, 0), *range(1, 10))
+
+
+def _seldom(flags: npt.NDArray[np.bool_]) -> Places | None:
+    """Where flags are set, if they are so few that to go to each is quicker than a pass over all elements."""
+    return np.flatnonzero(flags) if 64 * np.count_nonzero(flags) < flags.size else None
 
 
 def signed_refined(x: Floats, nmax: int) -> tuple[Floats, Floats]:
@@ -74,18 +88,11 @@ def signed_refined(x: Floats, nmax: int) -> tuple[Floats, Floats]:
 
 
 def _symmetric_levels(
-    x: Floats,
-    inverse: Floats,
-    nmax: int,
-    out: Floats,
-    *,
-    clipped: bool = True,
-    rounding: Callable[..., object] = np.rint,
+    x: Floats, inverse: Floats, nmax: int, out: Floats, *, rounding: Callable[..., object] = np.rint
 ) -> None:
     np.multiply(x, inverse, out=out)
     rounding(out, out=out)
-    if clipped:
-        clip(out, np.float32(-nmax), np.float32(nmax - 1), out=out)
+    clip(out, np.float32(-nmax), np.float32(nmax - 1), out=out)
 
 
 def _round_as_c(x: Floats, *, out: Floats) -> None:
