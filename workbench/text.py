@@ -16,6 +16,14 @@ def printable(text: str) -> str:
     return "".join(c if c in _HARMLESS or unicodedata.category(c) not in _CONTROL else "\ufffd" for c in text)
 
 
+def shortened(text: str, room: int) -> str:
+    """The text in at most `room` characters: without its middle if it is longer, since names differ at both ends."""
+    if len(text) <= room:
+        return text
+    tail = (room - 1) // 2
+    return f"{text[: room - 1 - tail]}…{text[len(text) - tail :]}"
+
+
 def size(n_bytes: float) -> str:
     """Bytes with three significant digits in binary units, as llama.cpp counts: 4.68 GiB; "?" for no number."""
     if not math.isfinite(n_bytes):

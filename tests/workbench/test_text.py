@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantdeck.workbench.text import count, duration, parse_size, printable, size
+from quantdeck.workbench.text import count, duration, parse_size, printable, shortened, size
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,15 @@ def test_nothing_printable_controls_a_terminal(text):
 )  # fmt: skip
 def test_size(n_bytes, expected):
     assert size(n_bytes) == expected
+
+
+@given(st.text(max_size=30), st.integers(3, 30))
+def test_shortened_keeps_both_ends(text, room):
+    short = shortened(text, room)
+    assert len(short) == min(len(text), room)
+    if short != text:
+        begin, end = short.split("…", 1) if text.count("…") == 0 else (short[: room // 2], short[room // 2 + 1 :])
+        assert text.startswith(begin) and text.endswith(end) and abs(len(begin) - len(end)) <= 1
 
 
 @given(st.floats(0, 1e15))

@@ -60,9 +60,8 @@ The table lists the tensors with type, size before and after, and the relative e
 
     def compose_middle(self) -> ComposeResult:
         with Vertical(id="jobs"):
-            yield Grid(
-                ["status", "level", "model", "done", "size", "time", "job"], [3, 4, 5], STATUS_COLOURS, id="list"
-            )
+            titles = ["status", "level", "model", "done", "size", "time", "job"]
+            yield Grid(titles, [3, 4, 5], STATUS_COLOURS, names="model", id="list")
             yield Static("No jobs yet. Press 2: the wizard makes the first one.", id="headline", markup=False)
             yield ProgressBar(total=1.0, show_eta=False, id="bar")
             yield Static("", id="words", markup=False)

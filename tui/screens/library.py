@@ -66,7 +66,8 @@ incomplete the line below says what is missing; it can only be deleted.
 
     def compose_middle(self) -> ComposeResult:
         with Vertical(id="library"):
-            yield Grid(["level", "model", "size", "where", "bits", "made", "state"], right=[2, 4], id="entries")
+            titles = ["level", "model", "size", "where", "bits", "made", "state"]
+            yield Grid(titles, right=[2, 4], names="model", id="entries")
             yield Static("", id="where", markup=False)
 
     def on_screen_resume(self) -> None:
