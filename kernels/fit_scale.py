@@ -222,7 +222,7 @@ def _first_moves(row: Places, column: Places, due: Places, s: int) -> tuple[Plac
 
     Columns come in order. Left out is what C would reach after five rounds alone.
     """
-    turn = (due - due % s)[column] + row
+    turn = (due // s * s)[column] + row
     passed = turn < due[column]
     # Of several figures assigned to one place, the last stays.
     order = np.concatenate((np.flatnonzero(passed)[::-1], np.flatnonzero(~passed)[::-1]))

@@ -32,3 +32,23 @@ def patched_rows(draw: st.DrawFn) -> np.ndarray:
 def test_few_values_and_scales_far_apart(name: str, x: np.ndarray) -> None:
     for imatrix in importances(name, x.shape[1]):
         assert_exact(x, name, imatrix)
+
+
+@pytest.mark.parametrize("share", [0.02, 1.0])
+@pytest.mark.parametrize("name", ["Q3_K", "Q6_K"])
+def test_levels_at_both_ends(name: str, share: float) -> None:
+    """Magnitudes within 5 % of each other, of both signs: levels leave the range at both ends, seldom or everywhere."""
+    rng = np.random.default_rng(7)
+    x = rng.normal(0, 0.02, (64, 2048 // 16, 16))
+    even = rng.choice([-1, 1], x.shape) * rng.uniform(0.95, 1, x.shape)
+    x = np.where(rng.random((64, 2048 // 16, 1)) < share, even, x).reshape(64, 2048)
+    for imatrix in importances(name, 2048):
+        assert_exact(np.ascontiguousarray(x, np.float32), name, imatrix)
+
+
+@pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K"])
+def test_many_moves(name: str) -> None:
+    """Enough sub-blocks of large magnitudes that some use up all five rounds of C's refinement, and stop there."""
+    rng = np.random.default_rng(2)
+    x = (rng.uniform(0.3, 1, (512, 2048)) * rng.choice([-1, 1], (512, 2048))).astype(np.float32)
+    assert_exact(x, name, rows.imatrix(2048) if name != "Q3_K" else None)
