@@ -154,7 +154,8 @@ def measure(
         check(session, path, settings, cancelled)
         entry = entry_of(session.library, path, model)
         load = _load_settings(session, path, settings)
-        speed = _try_out(session, model, settings, load, on_progress, cancelled, running) if settings.speed else None
+        run = _Run(session, model, path, settings, load, on_progress, cancelled)
+        speed = run.try_out(running) if settings.speed else None
         answered = _Answered(evaluations(session), entry, settings.questions)
         loaded = None
         if settings.questions:
@@ -163,8 +164,8 @@ def measure(
             loaded = running
         else:
             loaded, _ = start(path, load, session.paths.logs, None, cancelled, None, "evaluate", running)
-        questions, notes = _ask(session, path, answered, settings, on_progress, cancelled)
-        evaluation = _evaluate(session, path, settings, load, on_progress, cancelled, loaded)
+        questions, notes = run.ask(answered)
+        evaluation = run.evaluate(loaded)
     result = Measurement(path, entry, evaluation, questions, speed, tuple(notes))
     answered.forget()
     try:
@@ -172,28 +173,6 @@ def measure(
     except QuantdeckError as error:
         notes.append(f"The figures could not be kept: {error}")
     return replace(result, entry=entry, notes=tuple(notes))
-
-
-def _try_out(
-    session: Session,
-    model: Model,
-    settings: MeasureSettings,
-    load: LoadSettings,
-    on_progress: Callable[[MeasureProgress], None],
-    cancelled: Callable[[], bool],
-    child: Child,
-) -> Speed:
-    """Measure speed and memory in `child`, which keeps the model, and learn from it."""
-    context = settings.evaluation.context
-    estimated = estimate(session, model, context, settings.evaluation.threads)
-
-    def heard(share: float) -> None:
-        on_progress(MeasureProgress("measuring speed and memory", share))
-
-    heard(0.0)
-    trial = try_out(model.path, replace(load, context=context), session.paths.logs, heard, cancelled, child=child)
-    learn(session, model, trial, estimated)
-    return Speed(trial, estimated)
 
 
 def check(
@@ -471,70 +450,85 @@ def _reference_for(path: Path, reference: Path) -> Path | None:
     return reference
 
 
-def _evaluate(
-    session: Session,
-    path: Path,
-    settings: MeasureSettings,
-    load: LoadSettings,
-    on_progress: Callable[[MeasureProgress], None],
-    cancelled: Callable[[], bool],
-    child: Child | None,
-) -> Evaluation:
-    names = {"reference": "logits of the reference", "model": "quality"}
+@dataclass(frozen=True)
+class _Run:
+    """One call of `measure`: what is measured and how, and who hears of it."""
 
-    begun: dict[str, tuple[int, float]] = {}  # chunks from before and seconds until the first new one began
+    session: Session
+    model: Model
+    path: Path
+    settings: MeasureSettings
+    load: LoadSettings
+    on_progress: Callable[[MeasureProgress], None]
+    cancelled: Callable[[], bool]
 
-    def heard(p: EvaluationProgress) -> None:
-        resumed, started = begun.setdefault(p.what, (p.done, p.seconds))
-        new, seconds = p.done - resumed, p.seconds - started
-        rate = new * settings.evaluation.context / seconds if new and seconds > 0 else 0.0
-        left = p.seconds_left if new else None
-        share = p.done / max(1, p.chunks)
-        on_progress(MeasureProgress(names[p.what], share, left, p.disk_bytes, p.done, p.chunks, resumed, rate))
+    def try_out(self, child: Child) -> Speed:
+        """Measure speed and memory in `child`, which keeps the model, and learn from it."""
+        context = self.settings.evaluation.context
+        estimated = estimate(self.session, self.model, context, self.settings.evaluation.threads)
 
-    reference = settings.reference
-    if reference is not None and reference.resolve() == path.resolve():
-        reference = None  # a model against itself says nothing
-    return evaluate(
-        path,
-        settings.corpus,
-        evaluations(session),
-        session.paths.logs,
-        replace(settings.evaluation, threads=load.prompt_threads),
-        reference,
-        settings.keep_reference,
-        heard,
-        cancelled,
-        child=child,
-    )
+        def heard(share: float) -> None:
+            self.on_progress(MeasureProgress("measuring speed and memory", share))
 
+        heard(0.0)
+        load = replace(self.load, context=context)
+        trial = try_out(self.model.path, load, self.session.paths.logs, heard, self.cancelled, child=child)
+        learn(self.session, self.model, trial, estimated)
+        return Speed(trial, estimated)
 
-def _ask(
-    session: Session,
-    path: Path,
-    answered: _Answered,
-    settings: MeasureSettings,
-    on_progress: Callable[[MeasureProgress], None],
-    cancelled: Callable[[], bool],
-) -> tuple[QuestionScore | None, list[str]]:
-    if not settings.questions:
-        return None, []
-    todo = settings.questions[answered.score.total :]
-    if not todo:
-        return answered.score, []
-    before = answered.score
-    gpu_layers = settings.evaluation.gpu_layers
-    with session.load(path, None, cancelled, context=_QUESTION_CONTEXT, gpu_layers=gpu_layers) as llama:
-        if not llama.info.can_chat:
-            return None, [f"No questions were asked: {llama.info.why_not}"]
+    def evaluate(self, child: Child | None) -> Evaluation:
+        """Measure quality on the text, in `child` if it has the model already."""
+        names = {"reference": "logits of the reference", "model": "quality"}
+        settings = self.settings
+        begun: dict[str, tuple[int, float]] = {}  # chunks from before and seconds until the first new one began
 
-        def heard(score: QuestionScore, _: int) -> None:
-            answered.keep(_sum(before, score))
-            if cancelled():
-                raise Cancelled("The questions were stopped; called again, it goes on after the last answer.")
-            on_progress(MeasureProgress("questions", answered.score.total / len(settings.questions)))
+        def heard(p: EvaluationProgress) -> None:
+            resumed, started = begun.setdefault(p.what, (p.done, p.seconds))
+            new, seconds = p.done - resumed, p.seconds - started
+            rate = new * settings.evaluation.context / seconds if new and seconds > 0 else 0.0
+            left = p.seconds_left if new else None
+            share = p.done / max(1, p.chunks)
+            self.on_progress(MeasureProgress(names[p.what], share, left, p.disk_bytes, p.done, p.chunks, resumed, rate))
 
-        return _sum(before, ask_questions(llama, todo, heard)), []
+        reference = settings.reference
+        if reference is not None and reference.resolve() == self.path.resolve():
+            reference = None  # a model against itself says nothing
+        return evaluate(
+            self.path,
+            settings.corpus,
+            evaluations(self.session),
+            self.session.paths.logs,
+            replace(settings.evaluation, threads=self.load.prompt_threads),
+            reference,
+            settings.keep_reference,
+            heard,
+            self.cancelled,
+            child=child,
+        )
+
+    def ask(self, answered: _Answered) -> tuple[QuestionScore | None, list[str]]:
+        """Ask the questions that are not answered yet; the score of all, and what there is to know."""
+        questions = self.settings.questions
+        if not questions:
+            return None, []
+        todo = questions[answered.score.total :]
+        if not todo:
+            return answered.score, []
+        before = answered.score
+        gpu_layers = self.settings.evaluation.gpu_layers
+        with self.session.load(
+            self.path, None, self.cancelled, context=_QUESTION_CONTEXT, gpu_layers=gpu_layers
+        ) as llama:
+            if not llama.info.can_chat:
+                return None, [f"No questions were asked: {llama.info.why_not}"]
+
+            def heard(score: QuestionScore, _: int) -> None:
+                answered.keep(_sum(before, score))
+                if self.cancelled():
+                    raise Cancelled("The questions were stopped; called again, it goes on after the last answer.")
+                self.on_progress(MeasureProgress("questions", answered.score.total / len(questions)))
+
+            return _sum(before, ask_questions(llama, todo, heard)), []
 
 
 def _sum(a: QuestionScore, b: QuestionScore) -> QuestionScore:
