@@ -2,8 +2,8 @@
 
 Machines are shared and noisy, so processor time is counted, the two are run in turn, each pair gives one ratio, and
 the median of all ratios counts. C writes into memory that it has written before; our time includes the checks of
-`quantize` and its result's allocation. numpy's buffer is set as the job's workers set it. Scratch is tracemalloc's peak
-less the result.
+`quantize` and its result's allocation. numpy's buffer is set and freed memory is kept as in the job's workers. Scratch
+is tracemalloc's peak less the result.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from quantdeck.kernels import TYPES, quantize
+from quantdeck.workbench.jobs.worker import keep_memory
 from support import ggml, rows
 
 ROW = 4096
@@ -155,6 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     core = pin(options.core)
     np.setbufsize(512)
+    keep_memory()
     print(HEADING)
     results = []
     for timing in timings(options.types, options.weights, options.runs):
