@@ -144,7 +144,7 @@ def _refined(x: Floats, weights: Floats | None, levels: Floats, *, nmax: int, si
     sum_xl, sum_l2 = dot_down(w, x, levels), dot_down(w, levels, levels)
     few_xl, few_l2 = sum_xl, sum_l2
     if signed:
-        # All terms of Sxl have the same sign. Where it is minus, nothing positive is left without one of them, and C
+        # The terms of a column's Sxl all have one sign. Where it is minus, nothing positive is left without one, and C
         # moves none; neither do we, for the square root is NaN.
         few_xl = sum_xl + np.float32(0) * np.sqrt(sum_xl)
     elif levels.min(initial=0) < 0:
