@@ -45,7 +45,7 @@ class Table:
     Attributes:
         first: number of the first list; the others follow it.
         odd: odd values of the neighbours, float32 (group, length, lists).
-        padding: infinity where padded, else 0, float32 (length, lists).
+        padding: infinity where padded, else 0, of the last neighbours of each list, float32 (some of length, lists).
     """
 
     first: int
@@ -204,7 +204,7 @@ def _tabulate(lists: Lists, odd: Floats) -> tuple[tuple[Table, ...], Ints]:
         rank = np.arange(length)[:, None]
         inside = rank < lists.length[states]
         members = lists.members[lists.start[states] + np.minimum(rank, lists.length[states] - 1)]
-        padding = np.where(inside, 0, np.inf).astype(np.float32)
+        padding = np.where(inside[inside.all(axis=1).sum() :], 0, np.inf).astype(np.float32)
         tables.append(Table(first, np.ascontiguousarray(odd[:, members]), padding))
         first += len(states)
     return tuple(tables), np.concatenate(in_order)

@@ -54,29 +54,32 @@ def _running(values: Floats) -> Floats:
 class Splits(ABC):
     """Sums over all splits of sorted weights: `low` of them at level -1, `middle` of them at level -1 or 0.
 
-    With levels one apart, sum w q x is total - x[low] - x[middle], and sum w q^2 is first[low] + second[middle], where
-    each shift has its total (blocks,) and its running sums first and second (size + 1, blocks).
+    With levels one apart, sum w q x is total - x[low] - x[middle], and sum w q^2 is first[low] + second[middle].
 
     Attributes:
         x: running sum of w x, (size + 1, blocks).
         weight: sum of w of each block, (blocks,).
-        shifts: total, first and second of each shift.
+        total: of each shift, (shifts, blocks).
+        first, second: of each shift, (shifts, size + 1, blocks).
     """
 
     x: Floats
     weight: Floats
-    shifts: list[tuple[Floats, Floats, Floats]]
+    total: Floats
+    first: Floats
+    second: Floats
 
     def rough(self) -> Floats:
         """Nearly the best score sum(w q x)^2 / sum(w q^2) of the splits of each `low`, (size + 1, blocks)."""
-        best = np.full(self.x.shape, -np.inf, np.float32)
+        best = np.empty(self.x.shape, np.float32)
+        sumqx, sumq2 = np.empty((2, *self.first.shape), np.float32)
         for low, scores in enumerate(best):
-            both = self.x[low:] + self.x[low]
-            for total, first, second in self.shifts:
-                sumqx = total - both
-                sumqx *= sumqx
-                sumqx /= second[low:] + first[low]
-                np.maximum(scores, np.maximum.reduce(sumqx, axis=0), out=scores)
+            qx, q2 = sumqx[:, low:], sumq2[:, low:]
+            np.subtract(self.total[:, None], self.x[low:] + self.x[low], out=qx)
+            np.add(self.second[:, low:], self.first[:, low, None], out=q2)
+            qx *= qx
+            qx /= q2
+            np.fmax.reduce(qx, axis=(0, 1), out=scores)
         return best
 
     @abstractmethod
@@ -130,11 +133,9 @@ def _look_again(splits: Splits, block: Ints, low: Ints, threshold: Floats, best:
     near = ~(eligible < threshold[block])
     near &= sumq2 > 0
     shifts, middles, pairs = near.shape
-    at = np.flatnonzero(near.transpose(2, 1, 0))
-    pair = at // (shifts * middles)
-    split = at - pair * (shifts * middles)
-    middle = split // shifts
-    shift = split - middle * shifts
+    shift, middle, pair = np.unravel_index(np.flatnonzero(near), near.shape)
+    in_order = np.sort((pair * middles + middle) * shifts + shift)
+    pair, middle, shift = np.unravel_index(in_order, (pairs, middles, shifts))
     reached = middle >= low[pair]
     pair, middle, shift = pair[reached], middle[reached], shift[reached]
     if not pair.size:
@@ -164,10 +165,9 @@ class OneShift(Splits):
     def __init__(self, order: Ints, weight: Floats, wx: Floats) -> None:
         self.x, self._w = _running(wx.reshape(-1).take(order)), _running(weight.reshape(-1).take(order))
         self.weight = self._w[-1]
-        self.shifts = [
-            (v2 * self.x[-1], (v0 * v0 - v1 * v1) * self._w, (v1 * v1 - v2 * v2) * self._w + v2 * v2 * self.weight)
-            for v0, v1, v2 in VALUES.T
-        ]
+        self.total = np.stack([v2 * self.x[-1] for _, _, v2 in VALUES.T])
+        self.first = np.stack([(v0 * v0 - v1 * v1) * self._w for v0, v1, _ in VALUES.T])
+        self.second = np.stack([(v1 * v1 - v2 * v2) * self._w + v2 * v2 * self.weight for _, v1, v2 in VALUES.T])
 
     def exact(self, block: Ints, low: Ints) -> tuple[Floats, Floats]:
         """One pair of sums for each shift."""
@@ -197,12 +197,11 @@ class TwoShifts(Splits):
         # The squares of neighbouring levels differ by 3/4 and 5/4 upwards, and by -5/4 and -3/4 downwards.
         less, more = np.float32(0.75), np.float32(1.25)
         halves = (less * w0, more * w0), (less * w1, more * w1)
-        firsts = [halves[0][a] + halves[1][b] for a, b in _PAIRS]
-        self.shifts = []
-        for (a, b), first, opposite in zip(_PAIRS, firsts, reversed(firsts), strict=True):
-            top = VALUES[2, [a, b]]
-            sumq2 = top[0] * top[0] * w0[-1] + top[1] * top[1] * w1[-1]
-            self.shifts.append((top[0] * x0[-1] + top[1] * x1[-1], first, sumq2 - opposite))
+        self.first = np.stack([halves[0][a] + halves[1][b] for a, b in _PAIRS])
+        top = [VALUES[2, [a, b]] for a, b in _PAIRS]
+        self.total = np.stack([in_0 * x0[-1] + in_1 * x1[-1] for in_0, in_1 in top])
+        sumq2 = np.stack([in_0 * in_0 * w0[-1] + in_1 * in_1 * w1[-1] for in_0, in_1 in top])
+        self.second = sumq2[:, None] - self.first[::-1]
 
     def exact(self, block: Ints, low: Ints) -> tuple[Floats, Floats]:
         """The sums of both halves, added for each pair of shifts."""

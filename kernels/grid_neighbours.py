@@ -33,7 +33,9 @@ _ERROR = np.float32(7e-6)
 
 # Bits of a grid index: there are at most 2048 points and 32 steps.
 _POINT_BITS = 11
+# Lists up to these lengths are followed together when they are few.
 _JOINED_LENGTHS = (20, 40, 96, 320)
+# In the place of a list's number: a border state.
 _BORDERING = np.int16(np.iinfo(np.int16).max)
 
 # Elements of the scratch arrays of a search.
@@ -47,9 +49,7 @@ class Overflow(KernelError):
         super().__init__("the rows hold values too large for this type: its sums of squares overflow float32")
 
 
-def likely_points(
-    book: Book, state: States, rows: Floats, ladder: Floats, top: Floats
-) -> tuple[Points, Places, Places]:
+def likely_points(book: Book, state: States, rows: Floats, ladder: Floats, top: Floats) -> tuple[Points, Places, Ints]:
     """Grid point of each group at each step: the state itself, or else the best of its neighbour list.
 
     Args:
@@ -63,6 +63,34 @@ def likely_points(
         int16 (steps, groups), and as flat places in it: where the point may differ from that of the step before, and
         where rounding errors may decide otherwise.
     """
+    groups = np.int32(len(state))
+    place, length, run_state = _runs(state)
+    code = book.code.take(run_state & np.uint16(BORDER - 1))
+    search = _RunSearch(book.useful.members, ladder, groups)
+    search.begin(place, place // groups, np.maximum(-1 - code, 0))
+    search.starts.append(place)
+    # Runs of one list stand beside one another; border states, last of all, use no list.
+    code[(run_state >= BORDER) & (code >= 0)] = _BORDERING
+    order = np.flatnonzero(code >= 0)
+    order = order.take(np.argsort(code[order], kind="stable"))
+    code, place, length = code.take(order), place.take(order), length.take(order)
+    bordering = slice(np.searchsorted(code, _BORDERING), None)
+    search.doubt(place[bordering], length[bordering])
+    bounds = np.searchsorted(code, np.array([table.first for table in book.tables], np.int16))
+    for table, low, high in zip(book.tables, bounds, [*bounds[1:], bordering.start], strict=True):
+        for part in spans(low, high, max(_SCRATCH // (book.group * table.odd.shape[1]), 1)):
+            first = place[part] // groups
+            group = place[part] - first * groups
+            x, weight = np.ascontiguousarray(rows.take(group, axis=0).T).reshape(2, book.group, -1)
+            lines = _lines(table, code[part], x, weight, book.begin.take(code[part]))
+            run_top = top.take(remainder(group, np.int32(len(top))))
+            search.follow(lines, _Runs(place[part], first, first + (length[part] - np.int32(1)), run_top))
+    search.follow_the_rest()
+    return search.points(), np.concatenate(search.starts), search.unsure()
+
+
+def _runs(state: States) -> tuple[Places, Places, States]:
+    """Place in (steps, groups) of each run's first step, its length and its state, (runs,) each, group after group."""
     groups, steps = state.shape
     flat = state.reshape(-1)
     begins = np.ones(state.size, bool)
@@ -70,31 +98,10 @@ def likely_points(
     begins[::steps] = True
     at = np.flatnonzero(begins)
     run_state = flat.take(at)
-    code = book.code.take(run_state & np.uint16(BORDER - 1))
-    point = np.maximum(-1 - code, 0)
-    code[(run_state >= BORDER) & (code >= 0)] = _BORDERING
     at = at.astype(np.int32)
-    length = np.diff(at, append=np.int32(state.size))
     group = at // np.int32(steps)
     step = at - group * np.int32(steps)
-    search = _RunSearch(book.useful.members, ladder, groups)
-    search.begin(group, step, point)
-    search.starts.append(step * np.int32(groups) + group)
-    # Runs of one list stand beside one another; border states, last of all, use no list.
-    order = np.flatnonzero(code >= 0)
-    order = order.take(np.argsort(code[order], kind="stable"))
-    code, group, step, length = (values.take(order) for values in (code, group, step, length))
-    bordering = slice(np.searchsorted(code, _BORDERING), None)
-    search.doubt(group[bordering], step[bordering], (step + length)[bordering])
-    runs = _Runs(group, step, step + length - np.int32(1), top.take(remainder(group, np.int32(len(top)))))
-    bounds = np.searchsorted(code, np.array([table.first for table in book.tables], np.int16))
-    for table, low, high in zip(book.tables, bounds, [*bounds[1:], bordering.start], strict=True):
-        for part in spans(low, high, max(_SCRATCH // (book.group * len(table.padding)), 1)):
-            x, weight = np.ascontiguousarray(rows.take(group[part], axis=0).T).reshape(2, book.group, -1)
-            lines = _lines(table, code[part], x, weight, book.begin.take(code[part]))
-            search.follow(lines, runs[part])
-    search.follow_the_rest()
-    return search.points(), np.concatenate(search.starts), np.concatenate(search.unsure)
+    return step * np.int32(groups) + group, np.diff(at, append=np.int32(state.size)), run_state
 
 
 @dataclass(frozen=True)
@@ -102,19 +109,19 @@ class _Runs:
     """Runs to search in one table; int32 (runs,) where nothing else is said.
 
     Attributes:
-        group: whose runs they are.
+        place: flat place of the first step in (steps, groups).
         first: first step.
         last: last step.
         top: scale times rung of the ladder, float32 (runs,).
     """
 
-    group: Places
+    place: Places
     first: Places
     last: Places
     top: Floats
 
-    def __getitem__(self, which: Ints | slice) -> _Runs:
-        return _Runs(self.group[which], self.first[which], self.last[which], self.top[which])
+    def __getitem__(self, which: Ints) -> _Runs:
+        return _Runs(self.place[which], self.first[which], self.last[which], self.top[which])
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ class _Lines:
     Attributes:
         C: sum w q^2, infinite for padding, (neighbours, runs).
         B2: 2 sum w q x, (neighbours, runs).
-        energy: sum w x^2, (runs,).
+        energy: sum w x^2, (runs,); NaN, which makes all sums unsure, where float32 may underflow or overflow.
         list: where the list of neighbours begins, (runs,).
     """
 
@@ -146,7 +153,7 @@ class _Lines:
     def error(self, s: Floats, score: Floats) -> Floats:
         """How far rounding can move the difference of two scores around `score`, (runs,)."""
         error = self.energy / s
-        error *= 2
+        error *= np.float32(2)
         error += score
         error *= _ERROR
         return error
@@ -157,7 +164,6 @@ class _Lines:
         low = np.minimum.reduce(score, axis=0)
         near = (score <= low + self.error(s, low)).view(np.uint8)
         sure = np.add.reduce(near, axis=0, dtype=np.uint8) == 1
-        sure &= (self.energy > SMALL) & (self.energy < LARGE)
         near *= np.arange(len(near), dtype=np.uint8)[:, None]
         return np.maximum.reduce(near, axis=0).astype(np.intp), sure
 
@@ -168,10 +174,11 @@ def _lines(table: Table, code: Points, x: Floats, weight: Floats, begin: Ints) -
     count = np.bincount(code - code[0])
     lists = slice(first - table.first, first - table.first + len(count))
     q = np.repeat(table.odd[:, :, lists], count, axis=2)
-    C = np.repeat(table.padding[:, lists], count, axis=1)
-    C += einsum("gln,gln,gn->ln", q, q, weight)
+    C = einsum("gln,gln,gn->ln", q, q, weight)
+    C[len(C) - len(table.padding) :] += np.repeat(table.padding[:, lists], count, axis=1)
     wx = weight * x
     energy = np.add.reduce(wx * x, axis=0)
+    energy[~((energy > SMALL) & (energy < LARGE))] = np.nan
     wx += wx
     return _Lines(C, einsum("gln,gn->ln", q, wx), energy, begin)
 
@@ -181,31 +188,28 @@ class _RunSearch:
 
     Attributes:
         starts: flat places in (steps, groups) where the point may change.
-        unsure: flat places that need the reference's own sums.
     """
 
-    def __init__(self, members: Points, ladder: Floats, groups: int) -> None:
+    def __init__(self, members: Points, ladder: Floats, groups: np.int32) -> None:
         self._members = members
         self._ladder = ladder
         self._inverse = np.float32(1) / ladder
-        self._groups = np.int32(groups)
-        # Number of the step, and below it the point that the group has from there on, or 0.
-        self._keys = np.zeros((len(ladder), groups), np.uint16)
+        self._groups = groups
         self._rest: list[tuple[_Lines, _Runs]] = []
         self.starts: list[Places] = []
-        self.unsure: list[Places] = []
+        # Number of the step, and below it the point that the group has from there on: the latest is the largest.
+        self._keys = np.zeros((len(ladder), groups), np.uint16)
+        self._doubts: list[tuple[Places, Places]] = []
 
-    def begin(self, group: Places, step: Places, point: Points) -> None:
-        """The groups have the points from these steps on."""
-        key = step.astype(np.uint16)
-        key <<= _POINT_BITS
-        key |= point.view(np.uint16)
-        self._keys.reshape(-1)[(step * self._groups + group).astype(np.intp)] = key
+    def begin(self, place: Places, step: Places, point: Points) -> None:
+        """From these places on, which are in these steps, the groups have the points."""
+        key = step.astype(np.uint16) << np.uint16(_POINT_BITS)
+        # Other integers would take three times as long as places.
+        self._keys.reshape(-1)[place.astype(np.intp)] = key | point.view(np.uint16)
 
-    def doubt(self, group: Places, step: Places, end: Places) -> None:
-        """The groups' points from the steps on, up to `end`, are not sure."""
-        size = end - step
-        self.unsure.append(_counting(size) * self._groups + np.repeat(step * self._groups + group, size))
+    def doubt(self, place: Places, size: Places) -> None:
+        """From these places on, the points at `size` steps are not sure."""
+        self._doubts.append((place, size))
 
     def points(self) -> Points:
         """The point of each group at each step, (steps, groups)."""
@@ -214,20 +218,27 @@ class _RunSearch:
         self._keys &= np.uint16((1 << _POINT_BITS) - 1)
         return self._keys.view(np.int16)
 
+    def unsure(self) -> Ints:
+        """Flat places that need the reference's own sums."""
+        place = np.concatenate([place for place, _ in self._doubts])
+        size = np.concatenate([size for _, size in self._doubts])
+        unsure: Ints = np.repeat(place, size) + _counting(size) * self._groups
+        return unsure
+
     def follow(self, lines: _Lines, runs: _Runs) -> None:
         """Find the best neighbours along each run.
 
         Two lines cross but once. So where a run surely begins and ends with one best neighbour, it has no other.
         """
         first, sure = lines.best(runs.top * self._inverse.take(runs.first))
-        self.begin(runs.group, runs.first, self._points(lines, first))
+        self.begin(runs.place, runs.first, self._points(lines, first))
         changing = np.zeros(0, np.intp)
         if len(self._ladder) > 1:
             last, last_sure = lines.best(runs.top * self._inverse.take(runs.last))
             sure &= last_sure
             changing = np.flatnonzero((first != last) & sure)
         (unsure,) = np.nonzero(~sure)
-        self.doubt(runs.group[unsure], runs.first[unsure], runs.last[unsure] + np.int32(1))
+        self.doubt(runs.place[unsure], runs.last[unsure] - runs.first[unsure] + np.int32(1))
         if changing.size:
             self._split(lines[changing], runs[changing], first[changing], last[changing])
 
@@ -248,16 +259,17 @@ class _RunSearch:
         cut = np.maximum(np.fmin(cut, runs.last), runs.first + np.int32(1)).astype(np.int32)
         later = np.floor(self._rung(runs.top / np.maximum(s - reach, SMALL))) + np.float32(1)
         clear = np.maximum(np.fmin(later, runs.last), cut).astype(np.int32)
-        self.starts.append(cut * self._groups + runs.group)
+        place = runs.place + (cut - runs.first) * self._groups
+        self.starts.append(place)
         (to,) = simple.nonzero()
-        self.begin(runs.group[to], cut[to], self._points(lines, last)[to])
+        self.begin(place[to], cut[to], self._points(lines, last)[to])
         (to,) = (simple & (clear > cut)).nonzero()
-        self.doubt(runs.group[to], cut[to], clear[to])
+        self.doubt(place[to], (clear - cut)[to])
         (again,) = (~simple).nonzero()
         if again.size:
-            lines, runs, cut = lines[again], runs[again], cut[again]
-            self._rest.append((lines, _Runs(runs.group, runs.first, cut - np.int32(1), runs.top)))
-            self._rest.append((lines, _Runs(runs.group, cut, runs.last, runs.top)))
+            lines, runs, place, cut = lines[again], runs[again], place[again], cut[again]
+            self._rest.append((lines, _Runs(runs.place, runs.first, cut - np.int32(1), runs.top)))
+            self._rest.append((lines, _Runs(place, cut, runs.last, runs.top)))
 
     def follow_the_rest(self) -> None:
         """Follow the parts of runs that were split at a third neighbour, many at once, until none is left."""

@@ -10,20 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .columns import dot_down
+from .columns import dot_down, einsum
 from .grid_books import Book, Floats, Ints
 from .grid_neighbours import Mask, Overflow, Places, Points, likely_points, settled, spans
-from .grid_states import BORDER, group_wise, ladder_states, remainder, states
+from .grid_states import BORDER, States, group_wise, ladder_states, remainder, states
 
 # Steps whose scores differ by less than this part of sum w x^2, times how much sum w q^2 varies over the steps, may be
 # in any order for the reference: more than its sums over a block and ours over the changes of 31 steps can be off.
-_NEAR = 2e-4
+_NEAR = 4e-5
 # Where a scale, a score or (sum w x q)^2 is outside of these bounds, float32 underflows or overflows somewhere.
 _TAME = 1e-30, 1e34
 
 # Pairs of block and step whose sums are worked out at once.
 _PAIRS = 1 << 11
-_CHANGES = 1 << 13
+_CHANGES = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ def search(
         off[:] = off.any(axis=0) | (chosen < 0) | (redo == "all")
     off &= scale > 0
     scale[empty], points[:, empty], off[:, empty] = 0, 0, False
-    return _move(book, Fit(scale, points, empty), off, columns, rows, weight, wx)
+    known, kept = _known(state, point, unsure, ladder, top, scale)
+    points = np.where(off & kept, known, points)
+    return _move(book, Fit(scale, points, empty), off & ~kept, off.any(axis=0), rows, weight, wx)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class _Changes:
     after: Points
 
 
-def _changes(point: Points, starts: Places, unsure: Places, sure: Points) -> _Changes:
+def _changes(point: Points, starts: Places, unsure: Ints, sure: Points) -> _Changes:
     """Changes along points (steps, groups), which may change at `starts`, when those at the places `unsure` are `sure`.
 
     One change may be given as several that add up to it.
@@ -177,23 +179,24 @@ def _near_steps(
     steps, groups, blocks = by_step.shape
     step = changes.place // np.int32(groups * blocks)
     group = changes.place - step * np.int32(groups * blocks)
-    qx, q2 = np.empty((2, len(group)), np.float32)
+    qx, q2 = np.empty((2, len(group)))
+    odd = book.odd.astype(np.float64)
     for part in spans(0, len(group), _CHANGES):
-        x, importance = np.ascontiguousarray(rows.take(group[part], axis=0).T).reshape(2, book.group, -1)
-        before, after = (book.odd.take(points[part], axis=1) for points in (changes.before, changes.after))
+        x, importance = rows.take(group[part], axis=0).T.astype(np.float64, order="C").reshape(2, book.group, -1)
+        before, after = (odd.take(points[part], axis=1) for points in (changes.before, changes.after))
         more = after - before
         after += before
         more *= importance
         more *= importance
-        dot_down(more, x, out=qx[part])
-        dot_down(more, after, out=q2[part])
+        einsum("ij,ij->j", more, x, out=qx[part])
+        einsum("ij,ij->j", more, after, out=q2[part])
     place = step * np.intp(blocks) + remainder(group, np.int32(blocks))
     changed = np.zeros((steps, blocks), bool)
     changed.reshape(-1)[place] = True
     changed[0] = True
     more_qx, more_q2 = (np.bincount(place, more, steps * blocks).reshape(steps, blocks) for more in (qx, q2))
     sumqx, sumq2 = (sums.astype(np.float64) for sums in _sums(book, by_step[0], weight, wx))
-    score = np.empty((steps, blocks))
+    score = np.empty((steps, blocks), np.float32)
     tame = (energy > _TAME[0]) & (energy < _TAME[1])
     least, most = sumq2.copy(), sumq2.copy()
     for step in range(steps):
@@ -209,17 +212,40 @@ def _near_steps(
     return ~(score < np.where(tame, score.max(axis=0) - margin, -np.inf)), changed
 
 
-def _move(book: Book, fit: Fit, off: Mask, x: Floats, rows: Floats, weight: Floats, wx: Floats) -> Fit:
-    """Move the groups `off` to the nearest points at the scale of their block, and solve for the scale again."""
-    moved = off.any(axis=0)
-    scale = np.where(moved, fit.scale, np.float32(1))
-    state = states(book, x, np.float32(1) / scale)
-    state[~off.reshape(-1)] = book.first_state
+def _known(
+    state: States, point: Points, unsure: Ints, ladder: Floats, top: Floats, scale: Floats
+) -> tuple[Points, Mask]:
+    """Points that groups (groups of a block, blocks) surely have at the scales (blocks,), and which are known.
+
+    A group that has one state and one point, for sure, at the steps next to a scale on both sides has them there too.
+    """
+    steps, blocks = len(ladder), len(scale)
+    inverse = np.float32(1) / scale
+    rung = (inverse * top - ladder[0]) / (ladder[1] - ladder[0])
+    low = np.fmax(np.fmin(np.floor(rung), np.float32(steps - 2)), np.float32(0)).astype(np.intp)
+    between = (ladder[low] / top <= inverse) & (inverse <= ladder[low + 1] / top)
+    group = np.arange(len(state)).reshape(-1, blocks)
+    at = group * steps + low
+    known = state.take(at) == state.take(at + 1)
+    at = low * len(state) + group
+    there = point.take(at)
+    known &= there == point.take(at + len(state))
+    known.reshape(-1)[unsure % len(state)] = False
+    known &= between
+    return there, known
+
+
+def _move(book: Book, fit: Fit, off: Mask, moved: Mask, rows: Floats, weight: Floats, wx: Floats) -> Fit:
+    """Move the groups `off` to the nearest points at their block's scale; solve for the scale of the blocks `moved`."""
+    group = np.flatnonzero(off)
+    scale = fit.scale.take(remainder(group, off.shape[1]))
+    rows = rows.take(group, axis=0)
+    state = states(book, np.ascontiguousarray(rows[:, : book.group].T), np.float32(1) / scale)
     near, _, unsure = likely_points(book, state[:, None], rows, np.ones(1, np.float32), scale)
     near = near.reshape(-1)
-    exact_scale = scale[unsure % len(scale)]
-    near[unsure] = settled(book, book.odd, state[unsure], rows.take(unsure, axis=0), exact_scale)
-    points = np.where(off, near.reshape(off.shape), fit.point)
+    near[unsure] = settled(book, book.odd, state[unsure], rows.take(unsure, axis=0), scale[unsure])
+    points = fit.point.copy()
+    points.reshape(-1)[group] = near
     sumqx, sumq2 = _sums(book, points, weight, wx)
     solved = fit.scale.copy()
     np.divide(sumqx, sumq2, out=solved, where=moved & (sumq2 > 0))

@@ -47,12 +47,12 @@ def states(book: Book, x: Floats, inverse: Floats) -> States:
     Args:
         book: the code book.
         x: group-wise weights (group, groups).
-        inverse: (blocks,), the inverse scales.
+        inverse: the inverse scales, (groups,).
 
     Returns:
         uint16 (groups,).
     """
-    value = (x.reshape(book.group, -1, len(inverse)) * inverse).reshape(x.shape)
+    value = x * inverse
     value -= np.float32(1)
     shifted = value + _ROUND_HALF
     nearest = shifted - _ROUND_HALF
@@ -141,8 +141,7 @@ def ladder_states(book: Book, x: Floats, ladder: Floats, top: Floats) -> States:
     bits = np.unpackbits(unclear[again].astype("<u4").view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")
     which, step = np.nonzero(bits[:, : state.shape[1]].view(bool))
     which = again[which]
-    if which.size:
-        state[which, step] = states(book, x.take(which, axis=1), ladder[step] / top[remainder(which, len(top))])
+    state[which, step] = states(book, x.take(which, axis=1), ladder[step] / top[remainder(which, len(top))])
     return state
 
 
