@@ -147,9 +147,9 @@ def nearest_int(x: Floats) -> Ints:
 
 def round_in_place(x: Floats) -> None:
     """`nearest_int` as float32, in place; quick where no value is out of range."""
-    # As integers, magnitudes sort like themselves, and NaN lies above all of them.
-    magnitudes = x.view(np.uint32) & np.uint32(0x7FFFFFFF)
-    if np.maximum.reduce(magnitudes, axis=None, initial=0) <= ROUNDABLE.view(np.uint32):
+    # Of NaN neither is true.
+    small = np.maximum.reduce(x, axis=None, initial=0) <= ROUNDABLE
+    if small and np.minimum.reduce(x, axis=None, initial=0) >= -ROUNDABLE:
         np.rint(x, out=x)
     else:
         x[...] = nearest_int(x)
