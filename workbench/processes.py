@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import subprocess
@@ -32,6 +33,10 @@ def environment() -> dict[str, str]:
     return dict(os.environ) | dict.fromkeys(_ONE_THREAD, "1")
 
 
+class NoAnswer(ResumeFailed):
+    """A detached process ended without a word."""
+
+
 class Detached:
     """A process in a session of its own: it lives on when this program or its terminal goes.
 
@@ -55,7 +60,9 @@ class Detached:
             )
         except OSError as error:
             os.close(self._answer)
-            raise QuantdeckError(f"{module} cannot be started: {error.strerror}.") from error
+            raise QuantdeckError(
+                f"No further process can be started ({error.strerror}); end other programs and try again."
+            ) from error
         finally:
             os.close(writing)
 
@@ -64,22 +71,29 @@ class Detached:
 
         Raises:
             QuantdeckError: its log cannot be written.
-            ResumeFailed: it did not take charge, in its own words if it left any.
+            ResumeFailed: it did not take charge, for the reason that it gave; NoAnswer if it gave none.
         """
         try:
             log.open("ab").close()
         except OSError as error:
             raise QuantdeckError(f"{name} cannot be started: {error.strerror}.") from error
-        self._launcher.communicate(os.fsencode(folder) + b"\0" + os.fsencode(log))
+        with contextlib.suppress(subprocess.TimeoutExpired):  # then there is no answer either
+            self._launcher.communicate(os.fsencode(folder) + b"\0" + os.fsencode(log), START_PATIENCE)
         said = _listen(self._answer)
+        if not said:
+            why = f"{printable(str(log))} says why" if log.stat().st_size else "try again"
+            raise NoAnswer(f"{name} did not start; {why}.")
         if said != _IN_CHARGE:
-            raise ResumeFailed(printable(said) or f"{name} did not start; {printable(str(log))} says why.")
+            raise ResumeFailed(printable(said))
 
     def close(self) -> None:
         """Let go of it, as often as wanted; it ends if it was not told a folder."""
         assert self._launcher.stdin
         self._launcher.stdin.close()
-        self._launcher.wait()
+        try:
+            self._launcher.wait(START_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._launcher.kill()
         if self._answer >= 0:
             os.close(self._answer)
             self._answer = -1

@@ -132,3 +132,13 @@ def test_a_log_that_cannot_be_written(bench: Bench, source: Path):
     bench.store.folder(job).log.mkdir()
     with pytest.raises(QuantdeckError, match=f"Job {job} cannot be started: Is a directory"):
         jobs.start(bench.store, job)
+
+
+def test_one_that_died_before_it_was_told_its_job_is_replaced(bench: Bench, source: Path):
+    mark = str(bench.folder / "mark")
+    with closing(supervisor_ahead(1, mark)) as ahead:
+        kill(wait_for(mark, 2)[0])
+        job = bench.submit(source, "Q4_0")
+        jobs.start(bench.store, job, ahead)
+    assert bench.end(job).status == "done"
+    assert gone(lambda: standing_by(mark))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 
 from ..errors import QuantdeckError, ResumeFailed
-from ..processes import Detached
+from ..processes import Detached, NoAnswer
 from .ahead import supervisor_ahead
 from .control import MAX_WORKERS, Wish
 from .locks import is_free_within
@@ -23,14 +23,19 @@ CANCEL_PATIENCE = 20.0
 def start(store: JobStore, job_id: str, ahead: Detached | None = None) -> None:
     """Start a job's supervisor, detached from this program and its terminal; it waits for its turn by itself.
 
-    `ahead` is one that is up already, of `supervisor_ahead`.
+    `ahead` is one that is up already, of `supervisor_ahead`; if it died meanwhile, another one is started.
 
     Raises:
         QuantdeckError: it did not come up, in its own words (already running, store not writable ...).
     """
     folder = store.folder(job_id)
-    with closing(ahead or supervisor_ahead(0, str(folder.path))) as supervisor:
-        supervisor.take_charge(folder.path, folder.log, f"Job {folder.id}")
+    task = folder.path, folder.log, f"Job {folder.id}"
+    if ahead:
+        with suppress(NoAnswer):
+            ahead.take_charge(*task)
+            return
+    with closing(supervisor_ahead(0, str(folder.path))) as supervisor:
+        supervisor.take_charge(*task)
 
 
 def resume(store: JobStore, job_id: str) -> None:
