@@ -130,7 +130,7 @@ def _values(grid: Book, point: Points, down: Mask) -> Floats:
     """What the grid points (groups of a block, blocks) stand for: (size, blocks)."""
     q = np.empty((len(point), 8, point.shape[1]), np.float32)
     for values, points in zip(q, point, strict=True):
-        np.take(grid.odd, points, axis=1, out=values)
+        grid.odd.take(points, axis=1, out=values, mode="clip")
     q *= np.float32(0.5)
     q -= np.where(down, np.float32(1.5) + DELTA, np.float32(1.5) - DELTA)[:, None]
     return q.reshape(-1, point.shape[1])

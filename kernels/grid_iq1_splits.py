@@ -21,8 +21,9 @@ _NEAR = np.float32(1 - 1e-4)
 # Where score * sum of w, about (sum w q x)^2, is outside of these bounds, float32 underflows or overflows somewhere.
 _SMALL, _LARGE = np.float32(1e-30), np.float32(1e34)
 
-# Blocks whose splits are searched at once, and pairs of block and `low` that are looked at again at once.
-_COLUMNS = 1 << 11
+# Blocks whose splits are searched at once, better not a power of two, see `BlockCodec.batch`; and pairs of block and
+# `low` that are looked at again at once.
+_COLUMNS = 4160
 _PAIRS_AT_ONCE = 1 << 11
 
 
@@ -165,9 +166,11 @@ class OneShift(Splits):
     def __init__(self, order: Ints, weight: Floats, wx: Floats) -> None:
         self.x, self._w = _running(wx.reshape(-1).take(order)), _running(weight.reshape(-1).take(order))
         self.weight = self._w[-1]
-        self.total = np.stack([v2 * self.x[-1] for _, _, v2 in VALUES.T])
-        self.first = np.stack([(v0 * v0 - v1 * v1) * self._w for v0, v1, _ in VALUES.T])
-        self.second = np.stack([(v1 * v1 - v2 * v2) * self._w + v2 * v2 * self.weight for _, v1, v2 in VALUES.T])
+        v0, v1, v2 = VALUES[:, :, None, None]
+        self.total = v2[:, 0] * self.x[-1]
+        self.first = (v0 * v0 - v1 * v1) * self._w
+        self.second = (v1 * v1 - v2 * v2) * self._w
+        self.second += v2 * v2 * self.weight
 
     def exact(self, block: Ints, low: Ints) -> tuple[Floats, Floats]:
         """One pair of sums for each shift."""
@@ -194,13 +197,12 @@ class TwoShifts(Splits):
         (x0, w0), (x1, w1) = self._halves
         self.x = x0 + x1
         self.weight = w0[-1] + w1[-1]
+        v0, v1, v2 = VALUES[:, :, None]
+        self.total = _for_each_pair(v2 * x0[-1], v2 * x1[-1])
         # The squares of neighbouring levels differ by 3/4 and 5/4 upwards, and by -5/4 and -3/4 downwards.
-        less, more = np.float32(0.75), np.float32(1.25)
-        halves = (less * w0, more * w0), (less * w1, more * w1)
-        self.first = np.stack([halves[0][a] + halves[1][b] for a, b in _PAIRS])
-        top = [VALUES[2, [a, b]] for a, b in _PAIRS]
-        self.total = np.stack([in_0 * x0[-1] + in_1 * x1[-1] for in_0, in_1 in top])
-        sumq2 = np.stack([in_0 * in_0 * w0[-1] + in_1 * in_1 * w1[-1] for in_0, in_1 in top])
+        step = (v0 * v0 - v1 * v1)[:, None]
+        self.first = _for_each_pair(step * w0, step * w1)
+        sumq2 = _for_each_pair(v2 * v2 * w0[-1], v2 * v2 * w1[-1])
         self.second = sumq2[:, None] - self.first[::-1]
 
     def exact(self, block: Ints, low: Ints) -> tuple[Floats, Floats]:
@@ -223,3 +225,8 @@ class TwoShifts(Splits):
 
 # Shifts of both halves.
 _PAIRS = ((0, 0), (0, 1), (1, 0), (1, 1))
+
+
+def _for_each_pair(first: Floats, second: Floats) -> Floats:
+    """Sums of what the halves have for either shift, (2, ...), for each pair of shifts, (4, ...)."""
+    return (first[:, None] + second).reshape(4, *first.shape[1:])

@@ -22,8 +22,8 @@ _NEAR = 4e-5
 _TAME = 1e-30, 1e34
 
 # Pairs of block and step whose sums are worked out at once.
-_PAIRS = 1 << 11
-_CHANGES = 1 << 12
+_PAIRS = 2000
+_CHANGES = 4000
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def _sums(book: Book, points: Points, weight: Floats, wx: Floats) -> tuple[Float
     """sum w x q and sum w q^2 over each block, added in order."""
     q = np.empty(weight.shape, np.float32)
     for values, point in zip(q.reshape(len(points), book.group, -1), points, strict=True):
-        np.take(book.odd, point, axis=1, out=values)
+        book.odd.take(point, axis=1, out=values, mode="clip")
     sumqx = np.add.reduce(wx * q, axis=0)
     wq = weight * q
     wq *= q
