@@ -1,7 +1,8 @@
 """The search that the types IQ2 and IQ3 share: scale of a block and grid point of each of its groups.
 
 The reference tries a ladder of scales. At each it rounds every group to a state (`grid_states`) and takes, for a state
-off the grid, the nearest point of its neighbour list (`grid_neighbours`).
+off the grid, the nearest point of its neighbour list (`grid_neighbours`). Here the sums of a step are first worked out
+from those of the step before, and once more in the reference's order where the step may be the best one.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from .columns import dot_down, einsum
 from .grid_books import Book, Floats, Ints
 from .grid_neighbours import Mask, Overflow, Places, Points, likely_points, settled, spans
 from .grid_states import BORDER, States, group_wise, ladder_states, remainder, states
+
+Floats64 = npt.NDArray[np.float64]
 
 # Steps whose scores differ by less than this part of sum w x^2, times how much sum w q^2 varies over the steps, may be
 # in any order for the reference: more than its sums over a block and ours over the changes of 31 steps can be off.
@@ -21,7 +25,7 @@ _NEAR = 4e-5
 # Where a scale, a score or (sum w x q)^2 is outside of these bounds, float32 underflows or overflows somewhere.
 _TAME = 1e-30, 1e34
 
-# Pairs of block and step whose sums are worked out at once.
+# Pairs of block and step whose sums are worked out at once, and changes of points.
 _PAIRS = 2000
 _CHANGES = 4000
 
@@ -144,8 +148,8 @@ def _best_step(
     near, changed = _near_steps(book, by_step, changes, rows, weight, wx, dot_down(wx, x))
     fresh = np.flatnonzero(changed.T)
     same = np.diff(fresh, append=steps * blocks)
-    counts = near.T.reshape(-1)[fresh]
-    fresh, same = fresh[counts], same[counts]
+    close = near.T.reshape(-1)[fresh]
+    fresh, same = fresh[close], same[close]
     block = fresh // steps
     step = fresh - block * steps
     sumqx, sumq2 = np.empty((2, len(block)), np.float32)
@@ -179,6 +183,32 @@ def _near_steps(
     steps, groups, blocks = by_step.shape
     step = changes.place // np.int32(groups * blocks)
     group = changes.place - step * np.int32(groups * blocks)
+    place = step * np.intp(blocks) + remainder(group, np.int32(blocks))
+    changed = np.zeros((steps, blocks), bool)
+    changed.reshape(-1)[place] = True
+    changed[0] = True
+    more_qx, more_q2 = (
+        np.bincount(place, more, steps * blocks).reshape(steps, blocks) for more in _added(book, changes, group, rows)
+    )
+    sumqx, sumq2 = (sums.astype(np.float64) for sums in _sums(book, by_step[0], weight, wx))
+    score = np.empty((steps, blocks), np.float32)
+    tame = (energy > _TAME[0]) & (energy < _TAME[1])
+    least, most = sumq2.copy(), sumq2.copy()
+    for rung in range(steps):
+        sumqx += more_qx[rung]
+        sumq2 += more_q2[rung]
+        scale = sumqx / sumq2
+        np.multiply(scale, sumqx, out=score[rung])
+        for size in (np.abs(scale), sumqx * sumqx):
+            tame &= (size > _TAME[0]) & (size < _TAME[1])
+        np.minimum(least, sumq2, out=least)
+        np.maximum(most, sumq2, out=most)
+    margin = _NEAR * energy * (most / least)
+    return ~(score < np.where(tame, score.max(axis=0) - margin, -np.inf)), changed
+
+
+def _added(book: Book, changes: _Changes, group: Places, rows: Floats) -> tuple[Floats64, Floats64]:
+    """What the changes, of these groups, add to sum w x q and to sum w q^2: float64 (changes,)."""
     qx, q2 = np.empty((2, len(group)))
     odd = book.odd.astype(np.float64)
     for part in spans(0, len(group), _CHANGES):
@@ -190,26 +220,7 @@ def _near_steps(
         more *= importance
         einsum("ij,ij->j", more, x, out=qx[part])
         einsum("ij,ij->j", more, after, out=q2[part])
-    place = step * np.intp(blocks) + remainder(group, np.int32(blocks))
-    changed = np.zeros((steps, blocks), bool)
-    changed.reshape(-1)[place] = True
-    changed[0] = True
-    more_qx, more_q2 = (np.bincount(place, more, steps * blocks).reshape(steps, blocks) for more in (qx, q2))
-    sumqx, sumq2 = (sums.astype(np.float64) for sums in _sums(book, by_step[0], weight, wx))
-    score = np.empty((steps, blocks), np.float32)
-    tame = (energy > _TAME[0]) & (energy < _TAME[1])
-    least, most = sumq2.copy(), sumq2.copy()
-    for step in range(steps):
-        sumqx += more_qx[step]
-        sumq2 += more_q2[step]
-        scale = sumqx / sumq2
-        np.multiply(scale, sumqx, out=score[step])
-        for size in (np.abs(scale), sumqx * sumqx):
-            tame &= (size > _TAME[0]) & (size < _TAME[1])
-        np.minimum(least, sumq2, out=least)
-        np.maximum(most, sumq2, out=most)
-    margin = _NEAR * energy * (most / least)
-    return ~(score < np.where(tame, score.max(axis=0) - margin, -np.inf)), changed
+    return qx, q2
 
 
 def _known(
@@ -259,7 +270,4 @@ def _sums(book: Book, points: Points, weight: Floats, wx: Floats) -> tuple[Float
     q = np.empty(weight.shape, np.float32)
     for values, point in zip(q.reshape(len(points), book.group, -1), points, strict=True):
         book.odd.take(point, axis=1, out=values, mode="clip")
-    sumqx = np.add.reduce(wx * q, axis=0)
-    wq = weight * q
-    wq *= q
-    return sumqx, np.add.reduce(wq, axis=0)
+    return dot_down(wx, q), dot_down(weight, q, q)

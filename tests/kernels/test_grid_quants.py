@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quantdeck.kernels import KernelError, quantize
+from quantdeck.kernels import KernelError, grid_search, quantize
 from quantdeck.kernels.grid_books import book
 from quantdeck.kernels.grid_quants import CODECS
 from support import rows
@@ -22,6 +22,15 @@ def test_importances_and_weights_over_many_orders_of_magnitude(name: str) -> Non
         for imatrix in (np.exp(rng.normal(0, 6, 512)), np.ones(512), np.round(rng.random(512) * 3)):
             assert_exact(levels.astype(np.float32), name, imatrix.astype(np.float32))
             assert_exact(wide.astype(np.float32), name, imatrix.astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS"])
+def test_steps_summed_up_one_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """numpy adds up a single column pairwise, like a row, where C adds one weight after the other."""
+    monkeypatch.setattr(grid_search, "_PAIRS", 1)
+    monkeypatch.setattr(grid_search, "_CHANGES", 1)
+    for kind in ("gaussian", "heavy_tailed", "sparse"):
+        assert_exact(rows.make(kind, 2, 1024), name, rows.imatrix(1024))
 
 
 @pytest.mark.parametrize("name", ["IQ3_S", "IQ3_XXS"])
