@@ -109,7 +109,7 @@ def make_imatrix(path: Path, source: Path) -> dict[str, np.ndarray]:
 
 
 class Memory(threading.Thread):
-    """Watches the largest resident size of a job's processes."""
+    """Watches the largest resident size of a job's processes, at little cost: others are looked at once."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -117,14 +117,26 @@ class Memory(threading.Thread):
         self.stopped = threading.Event()
 
     def run(self) -> None:
+        seen: set[int] = set()
+        watched: dict[str, list[psutil.Process]] = {"worker": [], "supervisor": []}
         while not self.stopped.wait(0.25):
-            for process in psutil.process_iter(["cmdline"]):
-                line = process.info["cmdline"] or []
+            for pid in set(psutil.pids()) - seen:
+                seen.add(pid)
                 with suppress(psutil.Error):
-                    if f"{jobs.__name__}.worker" in line:
-                        self.worker = max(self.worker, process.memory_info().rss)
-                    elif f"{jobs.__name__}.supervisor" in line:
-                        self.supervisor = max(self.supervisor, process.memory_info().rss)
+                    process = psutil.Process(pid)
+                    for kind, processes in watched.items():
+                        if f"{jobs.__name__}.{kind}" in process.cmdline():
+                            processes.append(process)
+            self.worker = max(self.worker, _largest(watched["worker"]))
+            self.supervisor = max(self.supervisor, _largest(watched["supervisor"]))
+
+
+def _largest(processes: list[psutil.Process]) -> int:
+    sizes = [0]
+    for process in processes:
+        with suppress(psutil.Error):
+            sizes.append(process.memory_info().rss)
+    return max(sizes)
 
 
 def ours(folder: Path, source: Path, level: str, workers: int, imatrix: Path | None) -> tuple[float, float, Memory]:
