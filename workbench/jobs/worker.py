@@ -22,9 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ...kernels import KernelError, NotFinite, dequantize, quantize
+from ...kernels.registry import codec
 from .. import processes
 from ..errors import QuantdeckError
 from ..files import is_full
+from ..model import open_source
 from ..text import printable
 from .partial import digest, write_all
 from .plan import Plan, PlannedTensor, Range, source_model
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 SAMPLED = 16
 """Errors are measured on every so many-th row of a tensor, beginning with its first."""
+
+COMMON_TYPES = ("F16", "BF16", "Q4_K", "Q8_0")
+"""Types whose arithmetic is imported while the job is still being prepared, since most jobs need it."""
 
 _NAN_ABOVE = {
     "F16": (np.uint16, 0x7FFF, 0x7C00),
@@ -58,6 +63,8 @@ def main(supervisor: int) -> None:
     die_with(supervisor)
     keep_memory()
     np.setbufsize(512)
+    for name in COMMON_TYPES:
+        codec(name)
     told = sys.stdin.buffer.readline()
     if not told:
         return
@@ -97,8 +104,6 @@ class Worker:
     """The open files of a job, and the arithmetic on one task."""
 
     def __init__(self, folder: Path) -> None:
-        from ..model import open_source
-
         spec, self.plan = JobSpec.read(folder / "spec.toml"), Plan.read(folder)
         self.partials = spec.partials
         self.output = (-1, -1)
