@@ -162,8 +162,8 @@ class AffineSearch:
         high[flat] = 1
         add_down(weights, out=sum_w)
         dot_down(weights, x, out=sum_x)
-        self._divide(columns, self._nmax)
-        np.rint(columns.levels, out=columns.levels)
+        if self._divide(columns, self._nmax) and self._leap:
+            np.rint(columns.levels, out=columns.levels)
         best.base[...] = best.minimum
         best.inverse[...] = columns.trial.inverse
         np.divide(np.float32(1), best.inverse, out=best.scale)
