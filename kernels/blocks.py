@@ -80,7 +80,7 @@ class BlockCodec(ABC):
 class SuperBlockCodec(BlockCodec):
     """Super-blocks of 256 weights, large batches of them: their searches work on a few figures a column.
 
-    Scratch: 5..17 MB for the k-quants, below 24 MB for the grid types.
+    Scratch: 5..12 MB for the k-quants, 13..22 MB for the grid types.
     """
 
     batch = 1552 * SUPER
