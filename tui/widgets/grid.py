@@ -13,7 +13,7 @@ from ...workbench.text import printable, shortened
 
 Row = tuple[str, Sequence[str]]
 
-SHORTEST_NAME = 10
+SHORTEST_NAME = 8
 """Characters that a name keeps in the narrowest table."""
 
 
